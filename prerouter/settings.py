@@ -1,0 +1,304 @@
+"""Settings: flag > environment > file > default.
+
+The workspace is the nearest parent folder with `prerouter.toml` (or `[tool.prerouter]` in pyproject.toml).
+Every setting has an environment variable: PREROUTER_ + path in capitals, joined by two underscores, so
+`deadline_s` under `[classifier]` is PREROUTER_CLASSIFIER__DEADLINE_S. Unknown keys are refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from prerouter.errors import ConfigError
+from prerouter.records import Priority
+
+Mode = Literal["off", "shadow", "on"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifierSettings:
+    """How an unsure request is asked about."""
+
+    model: str = "claude-haiku-5-5"
+    fall_through: Literal["wait", "async", "off"] = "wait"  # async: default label now, answer into the cache
+    deadline_s: float = 3.0  # total seconds, retries and waiting included
+    attempts: int = 3  # calls per request, at most
+    max_in_flight: int = 64  # calls at a time
+    rpm: int = 1000  # calls per minute; a burst of one second's worth is allowed
+    cache_size: int = 10_000  # answers kept
+    cache_ttl_s: float = 86_400.0
+    breaker_failures: int = 5  # failures in a row that open the circuit breaker
+    breaker_reset_s: float = 30.0  # seconds until one call may try again
+    ask: tuple[str, ...] = ()  # any of "params", "fallback_label", "rationale"
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSettings:
+    """What happens around the label."""
+
+    priority: Priority = "cost"
+    on_failure: Literal["default", "top_tier"] = "default"  # tier when neither local nor the classifier decided
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSettings:
+    """The random share of all requests whose label is checked off the request path."""
+
+    rate: float = 0.05  # probability in (0, 1]
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """Where and what the routing log keeps."""
+
+    path: str | None = None  # default: routes.db in the state folder
+    text: bool = False  # keep the rendered request text
+    durable: bool = False  # survive power loss, not only a killed process
+    queue: int = 10_000  # rows waiting for the writer before new ones are dropped and counted
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Requests whose tags include all of `tags` get these limits."""
+
+    name: str
+    tags: Mapping[str, str]
+    min_tier: str | None = None
+    max_tier: str | None = None
+    force_model: str | None = None
+    priority: Priority | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings. `workspace` is None outside of one; paths in a file are relative to it."""
+
+    workspace: Path | None = None
+    taxonomy: str | None = None  # file; default: the shipped labels/complexity.toml
+    model: str | None = None  # model folder; default: models/champion, else the shipped one
+    classifier: ClassifierSettings = field(default_factory=ClassifierSettings)
+    router: RouterSettings = field(default_factory=RouterSettings)
+    audit: AuditSettings = field(default_factory=AuditSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    rules: tuple[Rule, ...] = ()
+    tiers: Mapping[str, Any] = field(default_factory=dict)  # overrides of tiers.toml, see `tiers.TierTable.load`
+
+    @property
+    def state_dir(self) -> Path:
+        """Folder of log, journals, caches and gate state; not created here."""
+        if self.workspace:
+            return self.workspace / ".prerouter"
+        base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+        return Path(base).expanduser() / "prerouter"
+
+    def resolve(self, name: str) -> Path:
+        """A path from the settings file, relative to the workspace."""
+        return (self.workspace or Path()) / Path(name).expanduser()
+
+
+def load_settings(workspace: str | Path | None = None, *, environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings of `workspace` (default: PREROUTER_WORKSPACE, else the nearest parent that is one, else none).
+
+    Raises ConfigError for a missing workspace, broken TOML, an unknown key or a value of the wrong type.
+    """
+    environ = os.environ if environ is None else environ
+    folder = _find_workspace(workspace or environ.get("PREROUTER_WORKSPACE"))
+    table, where = _read_file(folder) if folder else ({}, "")
+    file_settings = _build(Settings, table, where, "")
+    settings = dataclasses.replace(file_settings, workspace=folder)
+    for name, value in environ.items():
+        if name.startswith(_PREFIX) and name not in ("PREROUTER_WORKSPACE", "PREROUTER_MODE"):
+            settings = _with_variable(settings, name, value)
+    return _checked(settings)
+
+
+def mode(environ: Mapping[str, str] | None = None) -> Mode:
+    """PREROUTER_MODE, read anew at every call so that it works as a kill switch; "on" when unset."""
+    value = (os.environ if environ is None else environ).get("PREROUTER_MODE") or "on"
+    if value not in ("off", "shadow", "on"):
+        raise ConfigError(f"unknown mode {value!r}", where="PREROUTER_MODE", next_step="set it to off, shadow or on")
+    return typing.cast(Mode, value)
+
+
+def did_you_mean(name: str, known: typing.Iterable[str]) -> str:
+    """The next step for an unknown key: the nearest known one, else all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(names)
+
+
+_PREFIX = "PREROUTER_"
+
+
+def _find_workspace(named: str | Path | None) -> Path | None:
+    if named:
+        folder = Path(named).expanduser().resolve()
+        if not folder.is_dir():
+            raise ConfigError("no such workspace", where=str(folder), next_step=f"prerouter init {named}")
+        return folder
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if _is_workspace(folder)), None)
+
+
+def _is_workspace(folder: Path) -> bool:
+    if (folder / "prerouter.toml").is_file():
+        return True
+    project = folder / "pyproject.toml"
+    try:
+        # A text search first: parsing every parent's pyproject would make start-up slow and fragile.
+        return "[tool.prerouter" in project.read_text("utf-8", "replace") and "prerouter" in _tool_table(project)
+    except (OSError, ConfigError):
+        return False
+
+
+def _tool_table(project: Path) -> dict[str, Any]:
+    return typing.cast("dict[str, Any]", _toml(project).get("tool", {}))
+
+
+def _read_file(folder: Path) -> tuple[dict[str, Any], str]:
+    own = folder / "prerouter.toml"
+    if own.is_file():
+        return _toml(own), str(own)
+    project = folder / "pyproject.toml"
+    return (_tool_table(project).get("prerouter", {}), str(project)) if project.is_file() else ({}, "")
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read settings: {error}", where=str(path), next_step="mend the file") from error
+
+
+def _build(cls: type[Any], table: Any, where: str, path: str) -> Any:
+    """`cls` from a TOML table, refusing unknown keys and wrong types."""
+    if not isinstance(table, Mapping):
+        raise _wrong(table, "a table", where, path)
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in dataclasses.fields(cls) if f.name != "workspace"}
+    values = {}
+    for key, value in table.items():
+        if key not in known:
+            raise ConfigError(f"unknown setting {path}{key}", where=where, next_step=did_you_mean(key, known))
+        values[key] = _convert(hints[key], value, where, f"{path}{key}")
+    missing = [n for n, f in known.items() if n not in values and _required(f)]
+    if missing:
+        raise ConfigError(f"{path}{missing[0]} is missing", where=where, next_step="add it")
+    return cls(**values)
+
+
+def _required(f: dataclasses.Field[Any]) -> bool:
+    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+
+
+def _convert(hint: Any, value: Any, where: str, path: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast("type[Any]", hint), value, where, f"{path}.")
+    if origin in (typing.Union, types.UnionType):
+        return _convert(next(a for a in args if a is not type(None)), value, where, path)
+    if origin is Literal:
+        return _one_of(args, value, where, path)
+    if origin is tuple:
+        return tuple(_convert(args[0], item, where, path) for item in _typed(list, value, where, path))
+    return _mapping(args, value, where, path) if origin is Mapping else _scalar(hint, value, where, path)
+
+
+def _one_of(args: tuple[Any, ...], value: Any, where: str, path: str) -> Any:
+    if value in args:
+        return value
+    raise _wrong(value, "one of " + ", ".join(map(str, args)), where, path)
+
+
+def _mapping(args: tuple[Any, ...], value: Any, where: str, path: str) -> dict[str, Any]:
+    table = _typed(dict, value, where, path)
+    if args[1] is str:  # tags: a TOML boolean or number is what people write, a string is what is compared
+        return {key: tag_value(item) for key, item in table.items()}
+    return dict(table)
+
+
+def tag_value(value: object) -> str:
+    """The string that a tag's value is compared as: true, not True."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _scalar(hint: type[Any], value: Any, where: str, path: str) -> Any:
+    if hint is float and type(value) is int:
+        return float(value)
+    return _typed(hint, value, where, path)
+
+
+def _typed(kind: type[Any], value: Any, where: str, path: str) -> Any:
+    if type(value) is kind:
+        return value
+    raise _wrong(value, f"of type {kind.__name__}", where, path)
+
+
+def _wrong(value: Any, expected: str, where: str, path: str) -> ConfigError:
+    return ConfigError(f"{path} must be {expected}, not {value!r}", where=where, next_step="change the value")
+
+
+def _with_variable(settings: Settings, name: str, value: str) -> Settings:
+    keys = name[len(_PREFIX) :].lower().split("__")
+    return typing.cast(Settings, _replaced(settings, keys, value, name))
+
+
+def _replaced(record: Any, keys: list[str], value: str, name: str) -> Any:
+    hints = typing.get_type_hints(type(record))
+    hints.pop("workspace", None)
+    key, *rest = keys
+    if key not in hints or bool(rest) != dataclasses.is_dataclass(hints[key]):
+        raise ConfigError(f"unknown setting {name}", where="environment", next_step=did_you_mean(key, hints))
+    if rest:
+        return dataclasses.replace(record, **{key: _replaced(getattr(record, key), rest, value, name)})
+    return dataclasses.replace(record, **{key: _convert(hints[key], _parsed(hints[key], value), name, key)})
+
+
+def _parsed(hint: Any, value: str) -> Any:
+    """The text of a variable as the TOML value it stands for; what cannot be parsed stays text and is refused later."""
+    if hint in (str, str | None) or typing.get_origin(hint) is Literal:
+        return value
+    if typing.get_args(hint) == (str, ...):
+        return [item.strip() for item in value.split(",") if item.strip()]
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "classifier.deadline_s": (0.001, 3600),
+    "classifier.attempts": (1, 10),
+    "classifier.max_in_flight": (1, 10_000),
+    "classifier.rpm": (1, 1_000_000),
+    "classifier.cache_size": (0, 10_000_000),
+    "classifier.cache_ttl_s": (0, 10**9),
+    "classifier.breaker_failures": (1, 10**6),
+    "classifier.breaker_reset_s": (0, 10**6),
+    "audit.rate": (1e-6, 1.0),
+    "log.queue": (1, 10_000_000),
+}
+
+
+def _checked(settings: Settings) -> Settings:
+    for path, (low, high) in _RANGES.items():
+        section, key = path.split(".")
+        value = getattr(getattr(settings, section), key)
+        if not low <= value <= high:  # NaN fails too
+            step = f"choose a value from {low:g} to {high:g}"
+            raise ConfigError(f"{path} is {value}", where="settings", next_step=step)
+    unknown = set(settings.classifier.ask) - {"params", "fallback_label", "rationale"}
+    if unknown:
+        step = did_you_mean(unknown.pop(), ("params", "fallback_label", "rationale"))
+        raise ConfigError("classifier.ask names an unknown field", where="settings", next_step=step)
+    return settings
