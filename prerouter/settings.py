@@ -8,11 +8,8 @@ Every setting has an environment variable: PREROUTER_ + path in capitals, joined
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import os
-import tomllib
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +18,7 @@ from typing import Any, Literal
 
 from prerouter.errors import ConfigError
 from prerouter.records import Priority
+from prerouter.tables import convert, did_you_mean, hints, read_table, read_toml
 
 Mode = Literal["off", "shadow", "on"]
 
@@ -114,10 +112,10 @@ def load_settings(workspace: str | Path | None = None, *, environ: Mapping[str, 
     environ = os.environ if environ is None else environ
     folder = _find_workspace(workspace or environ.get("PREROUTER_WORKSPACE"))
     table, where = _read_file(folder) if folder else ({}, "")
-    file_settings = _build(Settings, table, where, "")
-    settings = dataclasses.replace(file_settings, workspace=folder)
+    settings = read_table(Settings, table, where, given={"workspace": folder})
     for name, value in environ.items():
-        if name.startswith(_PREFIX) and name not in ("PREROUTER_WORKSPACE", "PREROUTER_MODE"):
+        # An empty variable is an unset one, as everywhere on the shell.
+        if name.startswith(_PREFIX) and value and name not in ("PREROUTER_WORKSPACE", "PREROUTER_MODE"):
             settings = _with_variable(settings, name, value)
     return _checked(settings)
 
@@ -130,11 +128,12 @@ def mode(environ: Mapping[str, str] | None = None) -> Mode:
     return typing.cast(Mode, value)
 
 
-def did_you_mean(name: str, known: typing.Iterable[str]) -> str:
-    """The next step for an unknown key: the nearest known one, else all of them."""
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(names)
+def tag_pair(text: str) -> tuple[str, str]:
+    """Key and value of a `K=V` from the command line. Raises ConfigError."""
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise ConfigError(f"{text!r} is not K=V", where="--tag", next_step="such as --tag team=search")
+    return key, value
 
 
 _PREFIX = "PREROUTER_"
@@ -162,90 +161,15 @@ def _is_workspace(folder: Path) -> bool:
 
 
 def _tool_table(project: Path) -> dict[str, Any]:
-    return typing.cast("dict[str, Any]", _toml(project).get("tool", {}))
+    return typing.cast("dict[str, Any]", read_toml(project).get("tool", {}))
 
 
 def _read_file(folder: Path) -> tuple[dict[str, Any], str]:
     own = folder / "prerouter.toml"
     if own.is_file():
-        return _toml(own), str(own)
+        return read_toml(own), str(own)
     project = folder / "pyproject.toml"
     return (_tool_table(project).get("prerouter", {}), str(project)) if project.is_file() else ({}, "")
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"cannot read settings: {error}", where=str(path), next_step="mend the file") from error
-
-
-def _build(cls: type[Any], table: Any, where: str, path: str) -> Any:
-    """`cls` from a TOML table, refusing unknown keys and wrong types."""
-    if not isinstance(table, Mapping):
-        raise _wrong(table, "a table", where, path)
-    hints = typing.get_type_hints(cls)
-    known = {f.name: f for f in dataclasses.fields(cls) if f.name != "workspace"}
-    values = {}
-    for key, value in table.items():
-        if key not in known:
-            raise ConfigError(f"unknown setting {path}{key}", where=where, next_step=did_you_mean(key, known))
-        values[key] = _convert(hints[key], value, where, f"{path}{key}")
-    missing = [n for n, f in known.items() if n not in values and _required(f)]
-    if missing:
-        raise ConfigError(f"{path}{missing[0]} is missing", where=where, next_step="add it")
-    return cls(**values)
-
-
-def _required(f: dataclasses.Field[Any]) -> bool:
-    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-
-
-def _convert(hint: Any, value: Any, where: str, path: str) -> Any:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        return _build(typing.cast("type[Any]", hint), value, where, f"{path}.")
-    if origin in (typing.Union, types.UnionType):
-        return _convert(next(a for a in args if a is not type(None)), value, where, path)
-    if origin is Literal:
-        return _one_of(args, value, where, path)
-    if origin is tuple:
-        return tuple(_convert(args[0], item, where, path) for item in _typed(list, value, where, path))
-    return _mapping(args, value, where, path) if origin is Mapping else _scalar(hint, value, where, path)
-
-
-def _one_of(args: tuple[Any, ...], value: Any, where: str, path: str) -> Any:
-    if value in args:
-        return value
-    raise _wrong(value, "one of " + ", ".join(map(str, args)), where, path)
-
-
-def _mapping(args: tuple[Any, ...], value: Any, where: str, path: str) -> dict[str, Any]:
-    table = _typed(dict, value, where, path)
-    if args[1] is str:  # tags: a TOML boolean or number is what people write, a string is what is compared
-        return {key: tag_value(item) for key, item in table.items()}
-    return dict(table)
-
-
-def tag_value(value: object) -> str:
-    """The string that a tag's value is compared as: true, not True."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _scalar(hint: type[Any], value: Any, where: str, path: str) -> Any:
-    if hint is float and type(value) is int:
-        return float(value)
-    return _typed(hint, value, where, path)
-
-
-def _typed(kind: type[Any], value: Any, where: str, path: str) -> Any:
-    if type(value) is kind:
-        return value
-    raise _wrong(value, f"of type {kind.__name__}", where, path)
-
-
-def _wrong(value: Any, expected: str, where: str, path: str) -> ConfigError:
-    return ConfigError(f"{path} must be {expected}, not {value!r}", where=where, next_step="change the value")
 
 
 def _with_variable(settings: Settings, name: str, value: str) -> Settings:
@@ -254,14 +178,13 @@ def _with_variable(settings: Settings, name: str, value: str) -> Settings:
 
 
 def _replaced(record: Any, keys: list[str], value: str, name: str) -> Any:
-    hints = typing.get_type_hints(type(record))
-    hints.pop("workspace", None)
+    kinds = {key: kind for key, kind in hints(type(record)).items() if key != "workspace"}
     key, *rest = keys
-    if key not in hints or bool(rest) != dataclasses.is_dataclass(hints[key]):
-        raise ConfigError(f"unknown setting {name}", where="environment", next_step=did_you_mean(key, hints))
+    if key not in kinds or bool(rest) != dataclasses.is_dataclass(kinds[key]):
+        raise ConfigError(f"unknown setting {name}", where="environment", next_step=did_you_mean(key, kinds))
     if rest:
         return dataclasses.replace(record, **{key: _replaced(getattr(record, key), rest, value, name)})
-    return dataclasses.replace(record, **{key: _convert(hints[key], _parsed(hints[key], value), name, key)})
+    return dataclasses.replace(record, **{key: convert(kinds[key], _parsed(kinds[key], value), name, key)})
 
 
 def _parsed(hint: Any, value: str) -> Any:
