@@ -1,0 +1,229 @@
+"""The anthropic SDK behind a few functions of our own: the only room that imports it.
+
+Nothing of it is imported before it is used: that takes most of a second.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+from prerouter.errors import ConfigError, UpstreamError
+from prerouter.flights import Fault
+from prerouter.prompt import Prompt
+from prerouter.records import Request, Verdict
+from prerouter.settings import ClassifierSettings
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+KEYS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")  # without a client, one of these says that calls are wanted
+
+LISTING_S = 15.0  # seconds for the list of models, the SDK's import included
+
+_RETRIED = frozenset((408, 409, 429))  # and 500 upwards: what the SDK would retry (CLAUDE_API.md, section 8)
+_FINAL = frozenset((400, 401, 402, 403, 404, 413))  # no other answer comes, whatever x-should-retry says
+_SPENT = frozenset(("enforced_spend_limit_reached", "contract_spend_limit_reached"))
+
+
+def has_key(client: Any = None) -> bool:
+    """Whether there is a key to call with: the client's, without a client one in the environment, read anew.
+
+    Bedrock, Vertex and the like have ways of their own to sign their requests and count as having one.
+    """
+    if client is None:
+        return any(map(os.environ.get, KEYS))
+    if type(client).__name__ not in ("Anthropic", "AsyncAnthropic") or getattr(client, "credentials", None) is not None:
+        return True
+    return not {"authorization", "x-api-key"}.isdisjoint(map(str.lower, client.default_headers))
+
+
+def list_models(settings: ClassifierSettings) -> list[dict[str, Any]]:
+    """What `GET /v1/models` says of every model, retired ones too. Raises UpstreamError, in bounded time."""
+    from prerouter.background import in_thread
+
+    try:
+        return in_thread(_listing).result(max(LISTING_S, settings.deadline_s))
+    except TimeoutError as error:
+        told, cause = "no answer in time", cast(Exception, error)
+    except Exception as error:
+        told, cause = type(error).__name__ if isinstance(error, ImportError) else fault(error).told, error
+    step = "check the key, ANTHROPIC_BASE_URL and the network"
+    raise UpstreamError(f"Claude did not list its models: {told}", where="GET /v1/models", next_step=step, cause=cause)
+
+
+def _listing() -> list[dict[str, Any]]:
+    import anthropic
+
+    with anthropic.Anthropic(max_retries=1) as client:
+        pages = client.models.list(limit=1000, lifecycle=["active", "deprecated", "retired"])
+        return [model.to_dict(mode="json") for model in pages]
+
+
+@contextmanager
+def offline_client(answer: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Iterator[Any]:
+    """A real sync client whose requests never leave the process: `answer(body)` makes each Messages response."""
+    import anthropic
+    import httpx2
+
+    def respond(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, json=answer(json.loads(request.content)))
+
+    with anthropic.DefaultHttpxClient(transport=httpx2.MockTransport(respond)) as http:
+        yield anthropic.Anthropic(api_key="offline", base_url="http://offline.invalid", http_client=http)
+
+
+class Sdk:
+    """The anthropic SDK as `flights.Api`."""
+
+    def __init__(self, prompt: Prompt, given: Any) -> None:
+        self._prompt, self._given = prompt, given
+        self._shares_http = given is not None and _has_own_http(given)
+        self._client: Any = None
+        self._threads: set[Future[bytes]] = set()
+
+    @property
+    def busy(self) -> int:
+        return len(self._threads)
+
+    async def open(self) -> None:
+        self._ready()
+
+    async def ask(self, request: Request, timeout_s: float) -> Verdict:
+        client = self._ready()
+        body = self._prompt.body(request)
+        try:
+            send = _send if _is_async(client) else self._send_in_thread
+            raw = await send(client, body, timeout_s)
+        except Exception as error:
+            raise fault(error) from error
+        try:
+            return self._prompt.verdict(json.loads(raw))
+        except (ValueError, RecursionError) as error:
+            raise Fault("classifier_invalid", "the response is not JSON") from error
+
+    async def close(self) -> None:
+        client, self._client = self._client, None
+        if client is None or self._shares_http:
+            return
+        if _is_async(client):
+            await client.close()
+        else:
+            client.close()
+
+    def _ready(self) -> Any:
+        """The client, made on the flights' thread: importing the SDK takes most of a second."""
+        if self._client is None:
+            self._client = _copy(self._given)
+        return self._client
+
+    async def _send_in_thread(self, client: Any, body: dict[str, Any], timeout_s: float) -> bytes:
+        import asyncio
+
+        from prerouter.background import in_thread
+
+        sent = in_thread(_send_blocking, client, body, timeout_s)
+        self._threads.add(sent)
+        sent.add_done_callback(self._threads.discard)
+        return await asyncio.wrap_future(sent)
+
+
+class _CutBody(Exception):
+    """The headers of a success came, the body did not."""
+
+
+async def _send(client: Any, body: dict[str, Any], timeout_s: float) -> bytes:
+    async with client.messages.with_streaming_response.create(**body, timeout=timeout_s) as response:
+        try:
+            return bytes(await response.read())
+        except Exception as error:
+            raise _CutBody from error
+
+
+def _send_blocking(client: Any, body: dict[str, Any], timeout_s: float) -> bytes:
+    until = time.monotonic() + timeout_s
+    with client.messages.with_streaming_response.create(**body, timeout=timeout_s) as response:
+        try:
+            in_time = itertools.takewhile(lambda _: time.monotonic() < until, response.iter_bytes())
+            return b"".join(in_time)
+        except Exception as error:
+            raise _CutBody from error
+
+
+def fault(error: Exception) -> Fault:
+    """What an exception of a call comes to."""
+    import anthropic
+
+    if isinstance(error, _CutBody):
+        return Fault("classifier_invalid", "the response broke off")
+    if isinstance(error, anthropic.APIStatusError):
+        return _status_fault(error)
+    if isinstance(error, anthropic.APITimeoutError):
+        return Fault("classifier_timeout", "the connection timed out")
+    if isinstance(error, anthropic.APIConnectionError):
+        return Fault("classifier_error", f"no connection: {type(error.__cause__).__name__}", retry=True)
+    return Fault("classifier_error", type(error).__name__)
+
+
+def _status_fault(error: Any) -> Fault:
+    headers, status = error.response.headers, error.status_code
+    told = f"HTTP {status} {error.type} {error.error_code or ''} request_id={error.request_id}"
+    wanted = {"true": True, "false": False}.get(headers.get("x-should-retry"), status in _RETRIED or status >= 500)
+    retry = wanted and status not in _FINAL and error.error_code not in _SPENT
+    return Fault("classifier_error", told, retry=retry, retry_after_s=_retry_after_s(headers))
+
+
+def _retry_after_s(headers: Any) -> float:
+    """Seconds, >= 0; 0 when absent or unreadable. `retry-after` is a number of seconds or an HTTP date (RFC 9110)."""
+    from email.utils import parsedate_to_datetime
+
+    for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        value = headers.get(name, "")
+        try:
+            seconds = float(value) * scale
+        except ValueError:
+            try:
+                seconds = parsedate_to_datetime(value).timestamp() - time.time()
+            except ValueError:
+                continue
+        if seconds > 0:  # false for NaN
+            return seconds
+    return 0.0
+
+
+def check_client(client: Any) -> None:
+    """Raise ConfigError for what is no client, and for an async client whose connections cannot be replaced."""
+    if client is None:
+        return
+    if not (hasattr(client, "messages") and hasattr(client, "with_options")):
+        what = f"{type(client).__name__} is no anthropic client"
+        raise ConfigError(what, where="client", next_step="pass an anthropic.Anthropic, or None")
+    if _is_async(client) and _has_own_http(client):
+        what = "an async client with its own http_client belongs to its event loop"
+        raise ConfigError(what, where="client", next_step="pass an anthropic.Anthropic with that http_client")
+
+
+def _is_async(client: Any) -> bool:
+    return hasattr(client, "__aenter__")
+
+
+def _has_own_http(client: Any) -> bool:
+    """Whether the user made the HTTP client: the SDK wraps those that it makes itself."""
+    return not type(getattr(client, "_client", None)).__name__.endswith("HttpxClientWrapper")
+
+
+def _copy(given: Any) -> Any:
+    """A client for the flights alone: no retries of the SDK's, which know no deadline, and no shared connections."""
+    import anthropic
+
+    if given is None:
+        return anthropic.AsyncAnthropic(max_retries=0)
+    if _has_own_http(given):
+        return given.with_options(max_retries=0)
+    kind = anthropic.DefaultAsyncHttpxClient if _is_async(given) else anthropic.DefaultHttpxClient
+    return given.with_options(max_retries=0, http_client=kind())
