@@ -1,1 +1,62 @@
-"""prerouter: a trainable local pre-router with LLM fallback for teams that call Claude models."""
+"""prerouter: a trainable local pre-router with LLM fallback for teams that call Claude models.
+
+from prerouter import PreRouter
+router = PreRouter.load()
+decision = router.decide("Is this review positive? 'Loved it.'")
+decision.label, decision.model, decision.decided_by
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prerouter.errors import (
+        BudgetExceeded,
+        ConfigError,
+        DataError,
+        InvalidRequest,
+        MissingExtraError,
+        ModelFolderError,
+        PreRouterError,
+        RequestTooLarge,
+        UnsupportedRequest,
+        UpstreamError,
+    )
+    from prerouter.records import Decision
+    from prerouter.routelog import RouteLog
+    from prerouter.router import PreRouter
+    from prerouter.settings import Settings
+
+__all__ = [
+    "BudgetExceeded",
+    "ConfigError",
+    "DataError",
+    "Decision",
+    "InvalidRequest",
+    "MissingExtraError",
+    "ModelFolderError",
+    "PreRouter",
+    "PreRouterError",
+    "RequestTooLarge",
+    "RouteLog",
+    "Settings",
+    "UnsupportedRequest",
+    "UpstreamError",
+]
+
+_ROOMS = {"Decision": "records", "PreRouter": "router", "RouteLog": "routelog", "Settings": "settings"}
+
+
+def __getattr__(name: str) -> Any:
+    # Names are looked up at first use (PEP 562), so that `import prerouter` costs nothing a program does not need.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"prerouter.{_ROOMS.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

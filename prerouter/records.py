@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -32,8 +31,6 @@ Reason = Literal[
     "unprofitable",
 ]
 Priority = Literal["quality", "speed", "cost"]
-
-_EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +104,7 @@ class Verdict:
     confidence: float = 0.0
     fallback_label: str | None = None
     rationale: str | None = None
-    params: Mapping[str, Any] = _EMPTY
+    params: Mapping[str, Any] = field(default_factory=dict)
     cost_usd: Decimal = Decimal(0)
     usage: Usage = Usage()
     prompt_id: str | None = None

@@ -1,0 +1,7 @@
+"""`python -m prerouter`."""
+
+import sys
+
+from prerouter.cli import main
+
+sys.exit(main())

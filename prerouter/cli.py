@@ -1,0 +1,192 @@
+"""The command line: parse, call one function, print. Results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from prerouter.errors import ConfigError, PreRouterError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code (CONTRACT: 0 done, 1 a check said no, 2 usage, 3 refused, 130 Ctrl-C)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    _utf8()
+    try:
+        options = _parser().parse_args(arguments)
+        if options.workspace:
+            os.environ["PREROUTER_WORKSPACE"] = options.workspace
+        code: int = options.run(options)
+        sys.stdout.flush()
+        return code
+    except PreRouterError as error:
+        return _report(error, "--json" in arguments)
+    except KeyboardInterrupt:
+        print("prerouter: interrupted; the work so far is kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough. Keep Python from complaining about it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        wrapped = ConfigError(error.strerror or str(error), where=str(error.filename or ""), next_step="check the path")
+        return _report(wrapped, "--json" in arguments)
+
+
+def _report(error: PreRouterError, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"error": error.to_json()}, ensure_ascii=False))
+    message = " ".join(str(error).split())  # one line, whatever an upstream message holds
+    print(f"prerouter: error: {message}", file=sys.stderr)
+    return error.exit_code
+
+
+def _utf8() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # Surrogates can stand in argv (file names) and in error messages; output must not die of them.
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message, where=self.prog, next_step=f"{self.prog} --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--workspace", metavar="DIR", default=argparse.SUPPRESS, help="default: the nearest parent")
+    parser = _Parser(prog="prerouter", description="Route Claude requests to the cheapest tier that will do.")
+    parser.add_argument("--workspace", metavar="DIR", default=None, help="default: the nearest parent that is one")
+    parser.add_argument("--version", action=_Version)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    for add in (_route, _log, _init, _doctor, _demo):
+        add(commands, shared)
+    return parser
+
+
+class _Version(argparse.Action):
+    def __init__(self, option_strings: Sequence[str], dest: str, **_: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="print the version and exit")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from importlib.metadata import version
+
+        print(version("prerouter"))
+        parser.exit()
+
+
+def _command(
+    commands: Any, shared: argparse.ArgumentParser, name: str, about: str, example: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        parents=[shared],
+        help=about,
+        description=about,
+        epilog=f"examples:\n{example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
+
+
+def _route(commands: Any, shared: argparse.ArgumentParser) -> None:
+    example = """  prerouter route "Is this review positive? 'Loved it.'"
+  prerouter route --local-only --explain "Prove that the protocol is linearizable."
+  prerouter route --input requests.jsonl --output decisions.jsonl --tag team=search"""
+    parser = _command(commands, shared, "route", "Decide which tier a request needs; send nothing else.", example)
+    parser.add_argument("text", nargs="?", metavar="TEXT", help="a request, or a Messages body as JSON; - reads stdin")
+    parser.add_argument("--input", metavar="FILE", help="JSONL with `text` or `messages` on each line; - is stdin")
+    parser.add_argument("--output", metavar="FILE", help="JSONL, one Decision per line of the input; - is stdout")
+    parser.add_argument("--json", action="store_true", help="print the Decision as JSON")
+    parser.add_argument("--model", metavar="DIR", help="model folder (default: models/champion, else the shipped one)")
+    parser.add_argument("--local-only", action="store_true", help="never call Claude")
+    parser.add_argument("--explain", action="store_true", help="say why (one request)")
+    parser.add_argument("--min-tier", metavar="T", help="never below this tier")
+    parser.add_argument("--max-tier", metavar="T", help="never above this tier")
+    parser.add_argument("--priority", choices=("quality", "speed", "cost"), help="default: cost")
+    parser.add_argument("--skip-bad", action="store_true", help="report broken lines in the output and go on; exit 1")
+    parser.add_argument("--tag", metavar="K=V", action="append", default=[], help="for rules and the log; repeatable")
+    parser.set_defaults(run=_lazy("prerouter.routing", "run_route"))
+
+
+def _log(commands: Any, shared: argparse.ArgumentParser) -> None:
+    example = """  prerouter log stats --json
+  prerouter log tail -n 20 -f
+  prerouter log export - | jq .decided_by"""
+    about = "Look at the routing log: path, tail, export, prune, stats."
+    parser = _command(commands, shared, "log", about, example)
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, parser_class=_Parser)
+    run = _lazy("prerouter.logview", "run_log")
+    for name, about in _LOG_VERBS.items():
+        verb = verbs.add_parser(name, parents=[shared], help=about, description=about)
+        verb.add_argument("--json", action="store_true", help="print JSON")
+        verb.set_defaults(run=run, verb=name)
+        if name == "tail":
+            verb.add_argument("-n", type=_positive, default=10, metavar="N", help="rows (default 10)")
+            verb.add_argument("-f", "--follow", action="store_true", help="go on printing new rows")
+        if name == "export":
+            verb.add_argument("file", metavar="FILE", help="JSONL; - is stdout")
+        if name == "prune":
+            verb.add_argument("--older-than", metavar="AGE", help="such as 30d, 12h, 90m")
+            verb.add_argument("--tag", metavar="K=V", help="rows with this tag")
+
+
+_LOG_VERBS = {
+    "path": "print where the log is",
+    "tail": "print the newest rows",
+    "export": "write all rows as JSONL",
+    "prune": "delete rows by age, tag or both",
+    "stats": "rows, drops, size, who decided",
+}
+
+
+def _init(commands: Any, shared: argparse.ArgumentParser) -> None:
+    parser = _command(
+        commands, shared, "init", "Make a workspace: settings, labels, models.", "  prerouter init routing"
+    )
+    parser.add_argument("dir", nargs="?", default=".", metavar="DIR", help="default: this folder")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=_lazy("prerouter.workspace", "run_init"))
+
+
+def _doctor(commands: Any, shared: argparse.ArgumentParser) -> None:
+    about = "Check model, settings, prices, key and log; exit 1 when one of them is a problem."
+    parser = _command(commands, shared, "doctor", about, "  prerouter doctor --json")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--model", metavar="DIR", help="model folder to check")
+    parser.set_defaults(run=_lazy("prerouter.doctor", "run_doctor"))
+
+
+def _demo(commands: Any, shared: argparse.ArgumentParser) -> None:
+    about = "See requests routed, without a key, in a temporary workspace."
+    parser = _command(commands, shared, "demo", about, "  prerouter demo")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=_lazy("prerouter.demo", "run_demo"))
+
+
+def _lazy(module: str, name: str) -> Callable[[argparse.Namespace], int]:
+    """The command's function, imported when it is run: `--help` stays fast."""
+
+    def run(options: argparse.Namespace) -> int:
+        from importlib import import_module
+
+        code: int = getattr(import_module(module), name)(options)
+        return code
+
+    return run
+
+
+def _positive(value: str) -> int:
+    number = int(value)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""`prerouter demo`: requests routed without a key; an offline stand-in answers what local leaves open, and says so."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import textwrap
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prerouter.records import Decision, Usage
+from prerouter.tiers import cost
+
+if TYPE_CHECKING:
+    from prerouter.router import Body, PreRouter
+
+# Assumptions about the requests that the money is counted for; the demo prints them.
+CHARS_PER_TOKEN = 3.1  # English prose has about 4; models since 4.7 count 30 % more tokens (CLAUDE_API: section 2)
+ANSWER_TOKENS = 400
+STAND_IN_CONFIDENCE = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One demo request: its text, the label its author gave it, and what was decided."""
+
+    text: str
+    body: Body
+    author: str
+    decision: Decision
+
+    @property
+    def simulated(self) -> bool:
+        return self.decision.decided_by == "llm"
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    """Exit code of `prerouter demo`."""
+    rows = [json.loads(line) for line in Path(__file__).with_name("demo.jsonl").read_text("utf-8").splitlines()]
+    with _router(rows) as router:
+        shown = [_decided(router, row) for row in rows]
+        money = _money(router, shown)
+        if options.json:
+            decisions = [s.decision.to_json() | {"author": s.author, "simulated": s.simulated} for s in shown]
+            print(json.dumps({"decisions": decisions, "usd_per_1000": money}, ensure_ascii=False))
+        else:
+            _print(router, shown, money)
+    return 0
+
+
+@contextmanager
+def _router(rows: list[dict[str, Any]]) -> Iterator[PreRouter]:
+    from prerouter.files import shipped
+    from prerouter.routelog import RouteLog
+    from prerouter.router import PreRouter
+    from prerouter.sdk import offline_client
+    from prerouter.settings import Settings
+
+    with tempfile.TemporaryDirectory(prefix="prerouter-demo-") as folder:
+        settings, source = Settings(workspace=Path(folder)), shipped("models/default")
+        with (
+            RouteLog.open(settings=settings) as log,
+            offline_client(_stand_in(rows)) as client,
+            PreRouter.load(source, client=client, settings=settings, log=log) as router,
+        ):
+            yield router
+
+
+def _stand_in(rows: list[dict[str, Any]]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Answers like the Messages API, with the label that the request's author gave it."""
+
+    def answer(body: Mapping[str, Any]) -> dict[str, Any]:
+        asked = body["messages"][0]["content"]
+        # The longest match, since a short request may be part of a longer one.
+        row = max((row for row in rows if _text(row) in asked), key=lambda row: len(_text(row)))
+        said = json.dumps({"label": row["label"], "confidence": STAND_IN_CONFIDENCE})
+        return {
+            "id": "msg_simulated",
+            "type": "message",
+            "role": "assistant",
+            "model": body["model"],
+            "content": [{"type": "text", "text": said}],
+            "stop_reason": "end_turn",
+            "stop_sequence": None,
+            "usage": {"input_tokens": _tokens(body["system"] + asked), "output_tokens": _tokens(said)},
+        }
+
+    return answer
+
+
+def _decided(router: PreRouter, row: dict[str, Any]) -> Shown:
+    body = row.get("text") or {key: row[key] for key in ("system", "messages") if key in row}
+    return Shown(_text(row), body, row["label"], router.decide(body, request_id=row["id"]))
+
+
+def _text(row: dict[str, Any]) -> str:
+    return str(row.get("text") or row["messages"][-1]["content"])
+
+
+def _tokens(text: str) -> int:
+    return round(len(text) / CHARS_PER_TOKEN)
+
+
+def _money(router: PreRouter, shown: list[Shown]) -> dict[str, float]:
+    """Dollars per 1,000 requests like these for each policy, the classifier included."""
+    asked = [s.decision.cost_usd for s in shown if s.decision.cost_usd]
+    question = sum(asked) / max(len(asked), 1)
+
+    def served(models: list[str]) -> Decimal:
+        usages = [Usage(_tokens(json.dumps(s.body, ensure_ascii=False)), ANSWER_TOKENS) for s in shown]
+        return sum((cost(router.tiers.model(m), u) for m, u in zip(models, usages, strict=True)), Decimal(0))
+
+    tier_of = router.taxonomy.tier_of
+    policies = {
+        f"always {tier.name}": float(served([router.tiers.first_model(tier.name)] * len(shown)))
+        for tier in reversed(router.tiers.tiers)
+    }
+    first = served([router.tiers.first_model(tier_of(s.author) or "") for s in shown])
+    policies["ask Haiku about each"] = float(first) + question * len(shown)
+    policies["prerouter"] = float(served([s.decision.model or "" for s in shown])) + sum(asked)
+    return {name: round(dollars * 1000 / len(shown), 4) for name, dollars in policies.items()}
+
+
+def _print(router: PreRouter, shown: list[Shown], money: Mapping[str, float]) -> None:
+    print(f"{_column('request')}  {'label':8}    {'tier':6}  {'decided by':24} confidence")
+    for s in shown:
+        print(_line(s))
+    local = [s for s in shown if s.decision.decided_by == "local"]
+    agree = sum(s.decision.label == s.author for s in local)
+    times = sorted(s.decision.seconds for s in local)
+    print(f"\n{len(local)} of {len(shown)} decided locally, {agree} of them as their author labelled them", end="")
+    print(f", median {times[len(times) // 2] * 1e6:,.0f} microseconds" if times else "")
+    print("The others would go to Claude Haiku; here an offline stand-in gave the author's label (simulated).")
+    if local:
+        print(f"\nWhy: {textwrap.shorten(local[0].text, 70)}\n{router.explain(local[0].body).to_text()}")
+    print(f"\nUS dollars per 1,000 requests like these, list prices of {router.tiers.as_of},", end=" ")
+    print(f"{ANSWER_TOKENS} tokens of answer and {CHARS_PER_TOKEN} characters a token assumed:")
+    for name, dollars in money.items():
+        print(f"  {name:22} {dollars:8.2f}")
+    print("\nprerouter: next: prerouter route 'your request', prerouter init, or the README", file=sys.stderr)
+
+
+def _line(s: Shown) -> str:
+    by = "Haiku (simulated)" if s.simulated else f"{s.decision.decided_by}, {s.decision.reason}"
+    route = f"{s.decision.label:8} -> {s.decision.tier or '-':6}"
+    return f"{_column(s.text)}  {route}  {by:24} {s.decision.confidence:.2f}"
+
+
+def _column(text: str, width: int = 48) -> str:
+    """`text` on one line in `width` terminal columns; East Asian wide characters take two (Unicode TR 11)."""
+    line, used = "", 0
+    for character in " ".join(text.split()):
+        columns = 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        if used + columns > width - 1:
+            line, used = line + "…", used + 1
+            break
+        line, used = line + character, used + columns
+    return line + " " * (width - used)
