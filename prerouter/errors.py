@@ -31,6 +31,10 @@ class PreRouterError(Exception):
         where = f" ({self.where})" if self.where else ""
         return self.what + where + (f"; {self.next_step}" if self.next_step else "")
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions are pickled as a call with their `args`, which keyword-only arguments cannot take.
+        return _restored, (type(self), self.args, self.__dict__)
+
     def to_json(self) -> dict[str, str | None]:
         """The object under "error" that `--json` prints."""
         return {
@@ -39,6 +43,12 @@ class PreRouterError(Exception):
             "where": self.where or None,
             "next": self.next_step or None,
         }
+
+
+def _restored(kind: type[PreRouterError], args: tuple[str, ...], state: dict[str, object]) -> PreRouterError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class ConfigError(PreRouterError):
