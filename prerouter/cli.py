@@ -58,7 +58,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    shared = argparse.ArgumentParser(add_help=False)
+    shared = _Parser(add_help=False)
     shared.add_argument("--workspace", metavar="DIR", default=argparse.SUPPRESS, help="default: the nearest parent")
     parser = _Parser(prog="prerouter", description="Route Claude requests to the cheapest tier that will do.")
     parser.add_argument("--workspace", metavar="DIR", default=None, help="default: the nearest parent that is one")
@@ -80,9 +80,7 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _command(
-    commands: Any, shared: argparse.ArgumentParser, name: str, about: str, example: str
-) -> argparse.ArgumentParser:
+def _command(commands: Any, shared: _Parser, name: str, about: str, example: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         parents=[shared],
@@ -94,7 +92,7 @@ def _command(
     return parser
 
 
-def _route(commands: Any, shared: argparse.ArgumentParser) -> None:
+def _route(commands: Any, shared: _Parser) -> None:
     example = """  prerouter route "Is this review positive? 'Loved it.'"
   prerouter route --local-only --explain "Prove that the protocol is linearizable."
   prerouter route --input requests.jsonl --output decisions.jsonl --tag team=search"""
@@ -114,7 +112,7 @@ def _route(commands: Any, shared: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_lazy("prerouter.routing", "run_route"))
 
 
-def _log(commands: Any, shared: argparse.ArgumentParser) -> None:
+def _log(commands: Any, shared: _Parser) -> None:
     example = """  prerouter log stats --json
   prerouter log tail -n 20 -f
   prerouter log export - | jq .decided_by"""
@@ -145,7 +143,7 @@ _LOG_VERBS = {
 }
 
 
-def _init(commands: Any, shared: argparse.ArgumentParser) -> None:
+def _init(commands: Any, shared: _Parser) -> None:
     parser = _command(
         commands, shared, "init", "Make a workspace: settings, labels, models.", "  prerouter init routing"
     )
@@ -154,7 +152,7 @@ def _init(commands: Any, shared: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_lazy("prerouter.workspace", "run_init"))
 
 
-def _doctor(commands: Any, shared: argparse.ArgumentParser) -> None:
+def _doctor(commands: Any, shared: _Parser) -> None:
     about = "Check model, settings, prices, key and log; exit 1 when one of them is a problem."
     parser = _command(commands, shared, "doctor", about, "  prerouter doctor --json")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -162,7 +160,7 @@ def _doctor(commands: Any, shared: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_lazy("prerouter.doctor", "run_doctor"))
 
 
-def _demo(commands: Any, shared: argparse.ArgumentParser) -> None:
+def _demo(commands: Any, shared: _Parser) -> None:
     about = "See requests routed, without a key, in a temporary workspace."
     parser = _command(commands, shared, "demo", about, "  prerouter demo")
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -208,8 +208,9 @@ def _decided(router: PreRouter, row: _Row, file: str, chosen: Options) -> Decisi
     if row.problem:
         return row.problem
     assert row.body is not None
+    options: Options = {**chosen, "request_id": row.id}
     try:
-        return router.decide(row.body, request_id=row.id, **chosen)
+        return router.decide(row.body, **options)
     except InvalidRequest as error:
         what = f"{error.what} ({error.where})" if error.where else error.what
         return DataError(what, file=file, line=row.line, next_step="mend it or pass --skip-bad")

@@ -134,3 +134,9 @@ def test_nothing_imports_the_material() -> None:
     folders = {"labels", "training", "models"}
     assert [m.name for m in MODULES if {name.split(".")[0] for name in _imports(m)} & folders] == []
     assert [str(f) for f in PACKAGE.parent.glob("*/__init__.py") if f.parent.name in folders] == []
+
+
+@pytest.mark.parametrize("command", ["mypy", "ruff check", "ruff format --check"])
+def test_types_and_style(command: str) -> None:
+    done = subprocess.run([sys.executable, "-m", *command.split()], cwd=PACKAGE.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
