@@ -10,12 +10,10 @@ import hashlib
 import json
 import math
 import os
-import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,13 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prerouter.errors import ConfigError, ModelFolderError
+from prerouter.tokens import REBUILD, Ids, TokenReader, load_tokenizer, token_reader
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession  # type: ignore[import-untyped]
-    from tokenizers import Tokenizer
 
 Floats = NDArray[np.float32]
-Ids = NDArray[np.int64]
 
 # About one long sentence: of 24, 32, 48, 64 and 96, 32 gave the best logistic regression on requests labelled by
 # difficulty (4-fold accuracy 0.758; 0.725 without head and tail). Trained models depend on both numbers.
@@ -38,10 +35,6 @@ STATIC_FILES = ("model.safetensors", "modules.json", "tokenizer.json")
 TRANSFORMER_FILES = ("encoder.json", "model.onnx", "tokenizer.json")
 
 _SUM_ROWS = 8192  # rows added at a time: 4 MB at 128 dimensions, so that a text of 5 MB does not need 600 MB
-_KNOWN_WORDS = 32_768  # words whose tokens are remembered, about 5 MB
-_WORDS_AT_ONCE = 4096  # new words per call of the tokenizer: 5 MB of new words then take 120 MB, in one call 800 MB
-_KNOWN_CHARS = 32  # longer words are not remembered: they rarely come again
-_REBUILD = "restore the folder, or make a new one with `prerouter train`"
 
 
 class Encoder(Protocol):
@@ -70,7 +63,7 @@ def load_encoder(folder: Path) -> Encoder:
         return TransformerEncoder.load(folder)
     if (folder / "modules.json").is_file():
         return StaticEncoder.load(folder)
-    raise ModelFolderError("neither model.onnx nor modules.json is there", where=str(folder), next_step=_REBUILD)
+    raise ModelFolderError("neither model.onnx nor modules.json is there", where=str(folder), next_step=REBUILD)
 
 
 class StaticEncoder:
@@ -80,7 +73,7 @@ class StaticEncoder:
     and of its last STATIC_TAIL_TOKENS tokens, side by side. In a short text the three are the same.
     """
 
-    def __init__(self, folder: Path, rows: Floats, tokens: Callable[[str], Ids]) -> None:
+    def __init__(self, folder: Path, rows: Floats, tokens: TokenReader) -> None:
         self.n_dims = rows.shape[1]
         self.n_features = 3 * self.n_dims
         self._folder, self._rows, self._tokens = folder, rows, tokens
@@ -89,12 +82,12 @@ class StaticEncoder:
     def load(cls, folder: Path) -> StaticEncoder:
         """Read a SentenceTransformer folder with a StaticEmbedding module. Raises ModelFolderError."""
         place = folder / _static_module(folder)
-        tokenizer = _tokenizer(place / "tokenizer.json")
+        tokenizer = load_tokenizer(place / "tokenizer.json")
         rows = _static_rows(place / "model.safetensors")
         if tokenizer.get_vocab_size() > len(rows):
             what = f"{tokenizer.get_vocab_size()} tokens but {len(rows)} vectors"
-            raise ModelFolderError(what, where=str(folder), next_step=_REBUILD)
-        return cls(folder, rows, _token_reader(tokenizer))
+            raise ModelFolderError(what, where=str(folder), next_step=REBUILD)
+        return cls(folder, rows, token_reader(tokenizer))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -104,14 +97,13 @@ class StaticEncoder:
 
     def encode(self, texts: Sequence[str]) -> Floats:
         out = np.empty((len(texts), self.n_dims), np.float32)
-        for i, text in enumerate(texts):
-            out[i] = self._embedding(self._tokens(text))
+        for i, ids in enumerate(self._tokens(texts)):
+            out[i] = self._embedding(ids)
         return out
 
     def features(self, texts: Sequence[str]) -> Floats:
         out = np.empty((len(texts), 3, self.n_dims), np.float32)
-        for i, text in enumerate(texts):
-            ids = self._tokens(text)
+        for i, ids in enumerate(self._tokens(texts)):
             out[i] = self._embedding(ids)
             if len(ids) > STATIC_HEAD_TOKENS:
                 out[i, 1] = self._embedding(ids[:STATIC_HEAD_TOKENS])
@@ -150,7 +142,7 @@ class TransformerSpec:
             spec = cls(**_json(path))
             np.array([*astuple(spec)[:4], *spec.prefix_ids, *spec.suffix_ids]).astype(np.int64, casting="safe")
         except TypeError as error:
-            raise ModelFolderError(f"not what it should be: {error}", where=str(path), next_step=_REBUILD) from error
+            raise ModelFolderError(f"not what it should be: {error}", where=str(path), next_step=REBUILD) from error
         return spec
 
 
@@ -176,7 +168,7 @@ class TransformerEncoder:
         """Graph and tokenizer are loaded at first use. threads: that work on one text. Raises ModelFolderError."""
         missing = [name for name in TRANSFORMER_FILES if not (folder / name).is_file()]
         if missing:
-            raise ModelFolderError(f"{missing[0]} is missing", where=str(folder), next_step=_REBUILD)
+            raise ModelFolderError(f"{missing[0]} is missing", where=str(folder), next_step=REBUILD)
         if threads < 1:
             raise ConfigError(f"threads is {threads}", where="TransformerEncoder.load", next_step="choose 1 or more")
         return cls(folder, TransformerSpec.read(folder / "encoder.json"), threads)
@@ -187,11 +179,11 @@ class TransformerEncoder:
 
     def encode(self, texts: Sequence[str]) -> Floats:
         room = self._spec.max_tokens - len(self._spec.prefix_ids) - len(self._spec.suffix_ids)
-        return self._run([self._tokens(text)[:room] for text in texts])
+        return self._run([ids[:room] for ids in self._tokens(texts)])
 
     def features(self, texts: Sequence[str]) -> Floats:
-        head, tail, tokens = self._spec.head_tokens, self._spec.tail_tokens, map(self._tokens, texts)
-        return self._run([np.r_[ids[:head], ids[max(head, len(ids) - tail) :]] for ids in tokens])
+        head, tail = self._spec.head_tokens, self._spec.tail_tokens
+        return self._run([np.r_[ids[:head], ids[max(head, len(ids) - tail) :]] for ids in self._tokens(texts)])
 
     def _run(self, rows: Sequence[Ids]) -> Floats:
         session, prefix, suffix = self._live(), self._spec.prefix_ids, self._spec.suffix_ids
@@ -202,8 +194,8 @@ class TransformerEncoder:
         return out
 
     @cached_property
-    def _tokens(self) -> Callable[[str], Ids]:
-        return _token_reader(_tokenizer(self._folder / "tokenizer.json"))
+    def _tokens(self) -> TokenReader:
+        return token_reader(load_tokenizer(self._folder / "tokenizer.json"))
 
     def _live(self) -> InferenceSession:
         """This process's session. A forked child makes its own: the threads of its parent's are not there."""
@@ -229,7 +221,7 @@ def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelFolderError(f"cannot read it: {error}", where=str(path), next_step=_REBUILD) from error
+        raise ModelFolderError(f"cannot read it: {error}", where=str(path), next_step=REBUILD) from error
 
 
 def _static_module(folder: Path) -> str:
@@ -238,7 +230,7 @@ def _static_module(folder: Path) -> str:
     try:
         first, *rest = [(module["type"].rpartition(".")[2], str(module["path"])) for module in _json(path)]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ModelFolderError("not a list of modules", where=str(path), next_step=_REBUILD) from error
+        raise ModelFolderError("not a list of modules", where=str(path), next_step=REBUILD) from error
     kinds = [first[0], *(kind for kind, _ in rest if kind != "Normalize")]
     if kinds != ["StaticEmbedding"]:
         what, step = f"cannot serve {', '.join(kinds)} without a graph", "use `prerouter.export.export_transformer`"
@@ -263,7 +255,7 @@ def _static_rows(path: Path) -> Floats:
         if rows.ndim != 2 or not rows.size or not np.isfinite(rows).all():
             raise ValueError(f"shape {rows.shape} or a value that is not finite")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise ModelFolderError(f"no usable token vectors: {error}", where=str(path), next_step=_REBUILD) from error
+        raise ModelFolderError(f"no usable token vectors: {error}", where=str(path), next_step=REBUILD) from error
     return rows
 
 
@@ -277,73 +269,4 @@ def _session(path: Path, threads: int) -> InferenceSession:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base class
-        raise ModelFolderError(f"not a usable graph: {error}", where=str(path), next_step=_REBUILD) from error
-
-
-def _tokenizer(path: Path) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise ModelFolderError(f"not a usable tokenizer: {error}", where=str(path), next_step=_REBUILD) from error
-    tokenizer.no_padding()
-    return tokenizer
-
-
-def _token_reader(tokenizer: Tokenizer) -> Callable[[str], Ids]:
-    """text -> (n_tokens,) ids without special tokens."""
-    from tokenizers import normalizers, pre_tokenizers
-
-    added = tokenizer.get_added_tokens_decoder().values()
-    by_word = (
-        isinstance(tokenizer.normalizer, normalizers.BertNormalizer)
-        and isinstance(tokenizer.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
-        and tokenizer.truncation is None
-        and not any(token.lstrip or token.rstrip or token.single_word or " " in token.content for token in added)
-    )
-    if by_word:
-        return _WordReader(tokenizer)
-    return lambda text: np.array(tokenizer.encode(text, add_special_tokens=False).ids, np.int64)
-
-
-class _WordReader:
-    """Tokens of a text, remembered by word: about eight times as fast as the tokenizer on text of known words.
-
-    Sound for BERT tokenizers only: they end every token at blanks, and treat a word alike wherever it stands. Words
-    that are not remembered pass through the tokenizer together, in one call and never in a batch, whose threads would
-    make a later fork print a warning.
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._words = re.compile(r"[^ \t\n\r]+").findall
-        self._known: dict[str, bytes] = {}  # word -> its ids as int64; single operations on a dict are atomic
-
-    def __call__(self, text: str) -> Ids:
-        words = self._words(text)
-        try:
-            ids = b"".join(map(self._known.__getitem__, words))
-        except KeyError:
-            ids = self._with_new(words)
-        return np.frombuffer(ids, np.int64)
-
-    def _with_new(self, words: Sequence[str]) -> bytes:
-        # A copy first, since another thread may empty the memory meanwhile.
-        parts = {word: self._known.get(word) for word in words}
-        new = [word for word, ids in parts.items() if ids is None]
-        for start in range(0, len(new), _WORDS_AT_ONCE):
-            parts |= self._read(new[start : start + _WORDS_AT_ONCE])
-        return b"".join([parts[word] or b"" for word in words])
-
-    def _read(self, words: Sequence[str]) -> dict[str, bytes]:
-        encoding = self._tokenizer.encode(" ".join(words), add_special_tokens=False)
-        ids = np.array(encoding.ids, np.int64).tobytes()
-        starts = np.array([start for start, _ in encoding.offsets], np.int64)
-        ends = 8 * starts.searchsorted(list(accumulate(len(word) + 1 for word in words)))
-        bounds = [0, *ends.tolist()]
-        fresh = {word: ids[start:end] for word, start, end in zip(words, bounds, bounds[1:], strict=False)}
-        if len(self._known) + len(fresh) > _KNOWN_WORDS:
-            self._known.clear()
-        self._known.update((word, part) for word, part in fresh.items() if len(word) <= _KNOWN_CHARS)
-        return fresh
+        raise ModelFolderError(f"not a usable graph: {error}", where=str(path), next_step=REBUILD) from error
