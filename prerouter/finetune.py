@@ -102,11 +102,11 @@ def finetune(
         model.to(device)
         head = torch.nn.Linear(model.get_embedding_dimension() or 0, n_labels, device=device)
         rows = _tokens(model, texts)
-        _train(model, head, rows, torch.tensor(targets, device=device), torch.tensor(weights, device=device), recipe, seed)
+        _train(
+            model, head, rows, torch.tensor(targets, device=device), torch.tensor(weights, device=device), recipe, seed
+        )
     scale = np.float32(_scale(model))
-    return Finetuned(
-        model.to("cpu").eval(), head.weight.numpy(force=True) * scale, head.bias.numpy(force=True)
-    )
+    return Finetuned(model.to("cpu").eval(), head.weight.numpy(force=True) * scale, head.bias.numpy(force=True))
 
 
 def _targets(labels: NDArray[Any], n_labels: int, smoothing: float) -> Floats:

@@ -96,8 +96,8 @@ def unknown_share(text: str, words: Collection[str]) -> float:
     there tells what is asked.
     """
     found = _WORD.findall(text[:LANGUAGE_CHARS].lower())
-    unknown = sum(len(word) for word in found if word not in words)
-    return unknown / sum(map(len, found)) if found else 1.0
+    letters, known = sum(map(len, found)), sum(map(len, filter(words.__contains__, found)))
+    return (letters - known) / letters if letters else 1.0
 
 
 def _all_but_lost(values: Floats) -> float:
