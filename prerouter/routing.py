@@ -21,6 +21,7 @@ from prerouter.records import Decision
 from prerouter.settings import load_settings, tag_pair
 
 if TYPE_CHECKING:
+    from prerouter.local import Explanation
     from prerouter.router import Body, Options, PreRouter
 
 # Rows decided together: large enough to batch the local stage, small enough that Ctrl-C loses nothing worth having.
@@ -104,16 +105,27 @@ def _decide_options(options: argparse.Namespace, router: PreRouter) -> Options:
 
 def _route_one(router: PreRouter, options: argparse.Namespace, chosen: Options) -> int:
     body = _typed_body(sys.stdin.read() if options.text == "-" else options.text)
+    explanation = _explained(router, body)
+    if not options.local_only and not (explanation and explanation.reason == "above_gate"):
+        router.warm()  # the deadline is for Claude, not for importing the SDK
     decision = router.decide(body, **chosen)
-    explanation = router.explain(body) if options.explain else None
+    shown = explanation if options.explain else None
     if options.json:
-        extra = {"explanation": explanation.to_json()} if explanation else {}
+        extra = {"explanation": shown.to_json()} if shown else {}
         print(json.dumps(decision.to_json() | extra, ensure_ascii=False, allow_nan=False))
     else:
-        print(one_line(decision))
-        print(explanation.to_text()) if explanation else None
+        print(one_line(decision), *([shown.to_text()] if shown else []), sep="\n")
     _hint({decision.reason: 1})
     return 0
+
+
+def _explained(router: PreRouter, body: Body) -> Explanation | None:
+    try:
+        return router.explain(body)
+    except InvalidRequest:
+        raise
+    except Exception:
+        return None  # the Decision will say local_error
 
 
 def _typed_body(text: str) -> Body:
