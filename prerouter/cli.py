@@ -15,7 +15,8 @@ from prerouter.errors import ConfigError, PreRouterError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (CONTRACT: 0 done, 1 a check said no, 2 usage, 3 refused, 130 Ctrl-C)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    _utf8()
+    as_json = "--json" in arguments
+    _open_streams()
     try:
         options = _parser().parse_args(arguments)
         if options.workspace:
@@ -24,32 +25,62 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except PreRouterError as error:
-        return _report(error, "--json" in arguments)
+        return _report(error, as_json)
     except KeyboardInterrupt:
         print("prerouter: interrupted; the work so far is kept", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader (head, less) has seen enough. Keep Python from complaining about it again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader (head, less) has seen enough.
+        _drop_output()
         return 0
     except OSError as error:
-        wrapped = ConfigError(error.strerror or str(error), where=str(error.filename or ""), next_step="check the path")
-        return _report(wrapped, "--json" in arguments)
+        return _report(_os_error(error), as_json)
+    except Exception as error:
+        return _report(_unforeseen(error), as_json)
+
+
+def _os_error(error: OSError) -> ConfigError:
+    where = str(error.filename) if error.filename else "writing the output"
+    return ConfigError(error.strerror or str(error), where=where, next_step="check the path and the space left")
+
+
+def _unforeseen(error: Exception) -> PreRouterError:
+    """A mistake of ours, in one line: a traceback would bury what a script's log needs to show."""
+    import traceback
+
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{os.path.basename(last.filename)}, line {last.lineno}"
+    return PreRouterError(f"unforeseen {type(error).__name__}: {error}", where=where, next_step="please report this")
 
 
 def _report(error: PreRouterError, as_json: bool) -> int:
-    if as_json:
-        print(json.dumps({"error": error.to_json()}, ensure_ascii=False))
     message = " ".join(str(error).split())  # one line, whatever an upstream message holds
     print(f"prerouter: error: {message}", file=sys.stderr)
+    try:
+        if as_json:
+            print(json.dumps({"error": error.to_json()}, ensure_ascii=False))
+        sys.stdout.flush()
+    except OSError:
+        _drop_output()
     return error.exit_code
 
 
-def _utf8() -> None:
+def _open_streams() -> None:
+    """UTF-8 on all three streams, also where the locale says otherwise; closed ones (`>&-`) become the null device."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            # Surrogates can stand in argv (file names) and in error messages; output must not die of them.
+            # Half a surrogate pair, from argv or JSON, becomes its JSON escape: output must not die of it.
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="replace")
+
+
+def _drop_output() -> None:
+    """Keep Python from complaining at exit about a standard output that takes no more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Parser(argparse.ArgumentParser):
@@ -180,9 +211,12 @@ def _lazy(module: str, name: str) -> Callable[[argparse.Namespace], int]:
 
 
 def _positive(value: str) -> int:
-    number = int(value)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
+    try:
+        number = int(value)
+    except ValueError:
+        number = 0
+    if not 1 <= number <= 10**9:
+        raise argparse.ArgumentTypeError(f"{value} is not a whole number from 1 to 1,000,000,000")
     return number
 
 

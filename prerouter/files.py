@@ -1,14 +1,16 @@
-"""Files that ship with prerouter, and the two ways every room reads and writes them."""
+"""Files: those that ship with prerouter, and the few ways in which every room reads and writes."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from prerouter.errors import DataError
+from prerouter.errors import ConfigError, DataError
 
 
 def shipped(name: str) -> Path:
@@ -31,6 +33,56 @@ def write_whole(path: Path, data: bytes) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def expanded(name: str | Path) -> Path:
+    """`name` with `~` replaced. Raises ConfigError when there is no such home folder."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"no home folder for {name}", where=str(name), next_step="write the path out") from error
+
+
+@contextmanager
+def open_output(name: str | None, *, sources: Iterable[str | Path] = ()) -> Iterator[TextIO]:
+    """A text file that appears whole: it is written beside and renamed, by Ctrl-C too, which keeps what is there.
+
+    name: None or "-" is standard output. After an error the old file stays. sources: files that are being read, which
+    it may not be: ConfigError.
+    """
+    if name in (None, "-"):
+        yield sys.stdout
+        return
+    path = expanded(str(name)).resolve()
+    if any(_same(path, source) for source in sources):
+        raise ConfigError("the output would overwrite what is read", where=str(path), next_step="name another file")
+    if path.exists() and not path.is_file():  # a device or a pipe, which cannot be renamed over
+        with _text(path) as out:
+            yield out
+        return
+    beside = path.with_name(f"{path.name}.part")
+    try:
+        with _text(beside) as out:
+            yield out
+    except Exception:
+        beside.unlink(missing_ok=True)
+        raise
+    except BaseException:
+        os.replace(beside, path)
+        raise
+    os.replace(beside, path)
+
+
+def _text(path: Path) -> TextIO:
+    # Half of a surrogate pair, which JSON may hold, becomes its JSON escape.
+    return open(path, "w", encoding="utf-8", errors="backslashreplace")
+
+
+def _same(path: Path, source: str | Path) -> bool:
+    try:
+        return os.path.samefile(path, source)
+    except OSError:
+        return False
 
 
 def read_jsonl(lines: Iterator[bytes], file: object) -> Iterator[tuple[int, dict[str, Any] | DataError]]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from prerouter import certify, guard, modelfolder, text
 from prerouter.encoder import Encoder, StaticEncoder, load_encoder
-from prerouter.errors import ModelFolderError
+from prerouter.errors import ConfigError, InvalidRequest, ModelFolderError
 from prerouter.records import Reason, Request, Scores
 
 if TYPE_CHECKING:
@@ -110,9 +110,12 @@ class LocalClassifier:
 
         Raises ModelFolderError.
         """
-        model = modelfolder.load(Path(folder))
-        local = cls(model, [load_encoder(stage.encoder) for stage in model.stages])
-        local._check_probes(StaticEncoder, TOLERANCE_NUMPY)
+        try:
+            model = modelfolder.load(Path(folder))
+            local = cls(model, [load_encoder(stage.encoder) for stage in model.stages])
+            local._check_probes(StaticEncoder, TOLERANCE_NUMPY)
+        except (ConfigError, InvalidRequest) as error:  # a taxonomy or a probe that this version would not have written
+            raise ModelFolderError(error.what, where=str(folder), next_step="retrain it") from error
         return local
 
     def score(self, request: Request, *, strict: bool = False) -> Scores:

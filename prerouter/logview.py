@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import re
 import sys
 from typing import TYPE_CHECKING, Any
 
 from prerouter.errors import ConfigError
+from prerouter.files import open_output
 from prerouter.settings import load_settings, tag_pair
 
 if TYPE_CHECKING:
@@ -55,11 +55,10 @@ def _one_line(row: dict[str, Any]) -> str:
 
 
 def _export(log: RouteLog, options: argparse.Namespace) -> None:
-    with contextlib.ExitStack() as stack:
-        to_stdout = options.file == "-"
-        out = sys.stdout if to_stdout else stack.enter_context(open(options.file, "w", encoding="utf-8"))
+    own = [f"{log.path}{end}" for end in ("", "-wal", "-shm", ".key")]
+    with open_output(options.file, sources=own) as out:
         rows = log.export(out)
-    if options.json and not to_stdout:
+    if options.json and options.file != "-":
         print(json.dumps({"rows": rows, "file": options.file}, ensure_ascii=False))
     print(f"prerouter: {rows:,} rows exported", file=sys.stderr)
 

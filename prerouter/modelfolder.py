@@ -250,7 +250,7 @@ def _parse(data: bytes, where: Path) -> dict[str, Any]:
     except sealed.Broken as error:
         _refuse(f"not valid JSON: {error}", where, "copy or download the folder again")
     known, found, text_version = SCHEMA_VERSION, content.get("schema_version"), content.get("text_version")
-    if type(found) is not int:
+    if type(found) is not int or found < 1:
         _refuse("not a model.json: no schema_version", where, "pass the path of a model folder")
     if found > known:
         _refuse(f"made by a newer prerouter: schema version {found}, known up to {known}", where, _UPGRADE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from prerouter.errors import ConfigError, InvalidRequest, PreRouterError
 from prerouter.records import Priority
@@ -18,6 +18,7 @@ from prerouter.tiers import TierTable
 TIE_CONFIDENCE = 0.6
 
 T = TypeVar("T")
+_NOTHING = (None,) * 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,8 @@ class Policy:
         tags: Mapping[str, object] | None = None,
     ) -> Limits:
         """The limits of one request. Raises InvalidRequest for names that do not exist and for crossed bounds."""
-        if not (force_model or force_label or min_tier or max_tier or priority or (tags and self._settings.rules)):
+        asked = (force_model, force_label, min_tier, max_tier, priority)
+        if asked == _NOTHING and not (tags and self._settings.rules):
             return self._default_limits
         rules = [rule for rule in self._settings.rules if _matches(rule, tags or {})]
         self._check_call(force_model, force_label, min_tier, max_tier, priority)
@@ -165,19 +167,34 @@ class Policy:
             raise ConfigError(f"min_tier is above max_tier in rule {rule.name!r}", where="rules", next_step="swap them")
 
     def _check_call(self, model: str | None, label: str | None, low: str | None, high: str | None, how: object) -> None:
-        if label and self._taxonomy.match(label) is None:
+        names = {"force_model": model, "force_label": label, "min_tier": low, "max_tier": high}
+        for option, value in names.items():
+            if value is not None and not isinstance(value, str):
+                raise InvalidRequest(f"{option} is {value!r}", where=option, next_step="pass a name or None")
+        if label is not None and self._taxonomy.match(label) is None:
             step = did_you_mean(label, self._taxonomy.names)
             raise InvalidRequest(f"unknown label {label!r}", where="force_label", next_step=step)
         if how not in (None, "quality", "speed", "cost"):
             raise InvalidRequest(f"unknown priority {how!r}", where="priority", next_step="quality, speed or cost")
         try:
-            ranks = [self._tiers.rank(name) for name in (low, high) if name]
-            if model:
+            ranks = [self._tiers.rank(name) for name in (low, high) if name is not None]
+            if model is not None:
                 self._tiers.model(model)
         except PreRouterError as error:
             raise InvalidRequest(error.what, where=error.where, next_step=error.next_step) from error
         if len(ranks) == 2 and ranks[0] > ranks[1]:
             raise InvalidRequest(f"min_tier {low} is above max_tier {high}", where="limits", next_step="swap them")
+
+
+def check_options(max_wait_s: Any, request_id: Any, tags: Any, conversation_id: Any) -> None:
+    """Raise InvalidRequest for what would fail, or be taken for something else, further on."""
+    if max_wait_s is not None and (isinstance(max_wait_s, bool) or not isinstance(max_wait_s, int | float)):
+        raise InvalidRequest(f"max_wait_s is {max_wait_s!r}", where="max_wait_s", next_step="pass seconds or None")
+    for name, value in (("request_id", request_id), ("conversation_id", conversation_id)):
+        if value is not None and not isinstance(value, str):
+            raise InvalidRequest(f"{name} is {value!r}", where=name, next_step="pass a string or None")
+    if tags is not None and not isinstance(tags, Mapping):
+        raise InvalidRequest(f"tags is {tags!r}", where="tags", next_step='pass a mapping such as {"team": "search"}')
 
 
 def _first(values: Iterable[T | None]) -> T | None:

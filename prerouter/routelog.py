@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from prerouter import logfile, logwriter
 from prerouter.errors import ConfigError
+from prerouter.files import expanded
 from prerouter.logschema import SELECT, LogRow, LogStats, Reply
 from prerouter.records import Decision, Request
 from prerouter.settings import LogSettings, Settings, load_settings
@@ -201,7 +202,7 @@ class RouteLog:
 def _path(url: str | Path) -> Path:
     scheme, separator, rest = str(url).partition("://")
     if not separator:
-        return Path(url).expanduser()
+        return expanded(url)
     if scheme != "sqlite" or not rest.startswith("/") or rest == "/":
         step = "this version keeps the log in SQLite: give a path, or sqlite:///PATH"
         raise ConfigError(f"no routing log at such a URL: {scheme}://", where="log.path", next_step=step)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from prerouter import text
 from prerouter.errors import ConfigError, InvalidRequest
 from prerouter.files import shipped
-from prerouter.policy import Choice, Limits, Policy
+from prerouter.policy import Choice, Limits, Policy, check_options
 from prerouter.records import DecidedBy, Decision, Priority, Reason, Request, Scores, Verdict
 from prerouter.settings import Settings, load_settings, mode
 from prerouter.taxonomy import Taxonomy
@@ -179,19 +179,21 @@ class PreRouter:
         try:
             request = text.render(body, version=self.local.text_version)
         except InvalidRequest as error:
-            raise InvalidRequest(error.what, where=where + error.where, next_step=error.next_step) from error
+            place = ".".join(filter(None, (where, error.where)))
+            raise InvalidRequest(error.what, where=place, next_step=error.next_step) from error
+        check_options(max_wait_s, request_id, tags, conversation_id)
         limits = self.policy.limits(tags=tags, **overrides)
         audit = int.from_bytes(random[16:]) / _COIN_SIDES < self.settings.audit.rate
         all_tags = {**(tags or {}), **({"conversation_id": conversation_id} if conversation_id else {})}
-        name = request_id or random[:16].hex()
+        name = random[:16].hex() if request_id is None else request_id
         return _Case(name, request, limits, audit, started, local_only, max_wait_s, all_tags)
 
     def _without_asking(self, case: _Case) -> Decision | None:
         """The Decision that needs no call, or None."""
-        if _switched_off():
-            return self._default(case, "fall_through_off")
         if case.limits.force_model or case.limits.force_label:
             return self._pinned(case)
+        if _switched_off():
+            return self._default(case, "fall_through_off")
         case.scores = self._score(case)
         if case.scores and case.scores.decided:
             return self._local(case, case.scores)
@@ -319,8 +321,9 @@ def _taxonomy(given: Taxonomy | str | Path | None, settings: Settings, local: Lo
         return local.taxonomy
     taxonomy = where if isinstance(where, Taxonomy) else Taxonomy.load(Path(where))
     if taxonomy.names != local.taxonomy.names or taxonomy.ordered != local.taxonomy.ordered:
+        ours, theirs = (f"{list(t.names)}, {'' if t.ordered else 'not '}ordered," for t in (taxonomy, local.taxonomy))
         raise ConfigError(
-            f"labels {list(taxonomy.names)} are not the model's {list(local.taxonomy.names)}",
+            f"labels {ours} are not the model's {theirs[:-1]}",
             where=f"taxonomy {taxonomy.name!r}",
             next_step="train a model on this taxonomy, or leave the taxonomy out",
         )

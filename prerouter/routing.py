@@ -15,19 +15,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from prerouter.errors import ConfigError, DataError, InvalidRequest
-from prerouter.files import read_jsonl
+from prerouter.files import open_output, read_jsonl
 from prerouter.progress import Progress
 from prerouter.records import Decision
-from prerouter.settings import load_settings, tag_pair
+from prerouter.settings import ClassifierSettings, load_settings, tag_pair
 
 if TYPE_CHECKING:
     from prerouter.local import Explanation
     from prerouter.router import Body, Options, PreRouter
 
-# Rows decided together: large enough to batch the local stage, small enough that Ctrl-C loses nothing worth having.
-BATCH = 512
-# Classifier calls at a time; Haiku's lowest published limit of 1,000 requests a minute allows about 16 at 1 s each.
-CALLS = 16
+BATCH = 128  # rows between two flushes of the output
+CALLS = 16  # classifier calls at a time, at most: 1,000 requests a minute (Haiku's lowest limit) are 16 at 1 s each
+FAILURES = (
+    *("local_error", "no_key", "classifier_timeout", "classifier_error", "classifier_refused", "classifier_invalid"),
+    *("breaker_open", "classifier_budget"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,9 @@ def _typed_body(text: str) -> Body:
     if text.lstrip().startswith("{"):
         try:
             value = json.loads(text)
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError) as error:
+            if '"messages"' in text:
+                print(f"prerouter: hint: routed as text, for it is not JSON: {error}", file=sys.stderr)
             return text
         if isinstance(value, dict) and "messages" in value:
             return value
@@ -164,11 +168,11 @@ def _route_file(router: PreRouter, options: argparse.Namespace, chosen: Options)
     tally = _Tally()
     with ExitStack() as stack:
         source = sys.stdin.buffer if options.input == "-" else stack.enter_context(open(options.input, "rb"))
-        sink = stack.enter_context(_open_output(options.output))
+        sink = stack.enter_context(open_output(options.output, sources=[options.input]))
         progress = stack.enter_context(Progress("routing", source))
         if not options.local_only:
             router.warm()  # else the first rows would spend their deadline on importing the SDK
-        pool = ThreadPoolExecutor(CALLS)
+        pool = ThreadPoolExecutor(_workers(router.settings.classifier))
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         as_json = bool(options.output) or options.json
         decide = functools.partial(_decided, router, file=options.input, chosen=chosen)
@@ -183,32 +187,39 @@ def _route_file(router: PreRouter, options: argparse.Namespace, chosen: Options)
     return 1 if tally.failed else 0
 
 
+def _workers(settings: ClassifierSettings) -> int:
+    """So many that none waits for the rate longer than its deadline allows."""
+    from prerouter.flights import RATE_WAIT_SHARE
+
+    return max(1, min(CALLS, int(settings.rpm / 60 * settings.deadline_s * RATE_WAIT_SHARE)))
+
+
 def _summary(tally: _Tally, options: argparse.Namespace) -> None:
     if options.json and options.output and options.output != "-":
         print(json.dumps(tally.to_json()))
     rows = sum(tally.by.values())
-    shares = ", ".join(f"{name} {count}" for name, count in tally.by.most_common())
+    shares = ", ".join(f"{name} {count:,}" for name, count in tally.by.most_common())
+    shares += "".join(f"; {count:,} {reason}" for reason, count in tally.reasons.items() if reason in FAILURES)
     failed = f"; {tally.failed} bad lines skipped" if tally.failed else ""
     print(f"prerouter: {rows:,} requests routed: {shares or 'none'}{failed}; ${tally.cost_usd:.6f}", file=sys.stderr)
     _hint(tally.reasons)
 
 
-def _open_output(name: str | None) -> Any:
-    from contextlib import nullcontext
-
-    return nullcontext(sys.stdout) if name in (None, "-") else open(str(name), "w", encoding="utf-8")
-
-
 def _row(number: int, value: dict[str, Any] | DataError, file: str) -> _Row:
     if isinstance(value, DataError):
         return _Row(str(number), number, None, value)
-    name = str(number) if value.get("id") is None else str(value["id"])
-    if "messages" in value:
-        return _Row(name, number, {key: value[key] for key in ("messages", "system", "tools") if key in value})
-    if isinstance(value.get("text"), str):
-        return _Row(name, number, value["text"])
-    problem = DataError("neither `text` nor `messages`", file=file, line=number, next_step="add one, or --skip-bad")
-    return _Row(name, number, None, problem)
+    name = str(number) if value.get("id") is None else value["id"]
+    problem, body = "", None
+    if value.get("messages") is not None:
+        body = {key: value[key] for key in ("messages", "system", "tools") if value.get(key) is not None}
+    elif isinstance(value.get("text"), str):
+        body = value["text"]
+    else:
+        problem = "neither `text` nor `messages`"
+    if type(name) not in (str, int, float):
+        problem, name = "the id is neither a string nor a number", str(number)
+    wrong = DataError(problem, file=file, line=number, next_step="mend it or pass --skip-bad") if problem else None
+    return _Row(str(name), number, body, wrong)
 
 
 def _batches(rows: Iterator[_Row]) -> Iterator[list[_Row]]:

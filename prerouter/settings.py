@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,8 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prerouter.errors import ConfigError
+from prerouter.files import expanded
 from prerouter.records import Priority
-from prerouter.tables import convert, did_you_mean, hints, read_table, read_toml
+from prerouter.tables import convert, did_you_mean, hints, mapping, read_table, read_toml
 
 Mode = Literal["off", "shadow", "on"]
 
@@ -32,7 +34,7 @@ class ClassifierSettings:
     deadline_s: float = 3.0  # total seconds, retries and waiting included
     attempts: int = 3  # calls per request, at most
     max_in_flight: int = 64  # calls at a time
-    rpm: int = 1000  # calls per minute; a burst of one second's worth is allowed
+    rpm: int = 1000  # calls per minute; a burst of six seconds' worth is allowed
     cache_size: int = 10_000  # answers kept
     cache_ttl_s: float = 86_400.0
     breaker_failures: int = 5  # failures in a row that open the circuit breaker
@@ -97,11 +99,11 @@ class Settings:
         if self.workspace:
             return self.workspace / ".prerouter"
         base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-        return Path(base).expanduser() / "prerouter"
+        return expanded(base) / "prerouter"
 
     def resolve(self, name: str) -> Path:
         """A path from the settings file, relative to the workspace."""
-        return (self.workspace or Path()) / Path(name).expanduser()
+        return (self.workspace or Path()) / expanded(name)
 
 
 def load_settings(workspace: str | Path | None = None, *, environ: Mapping[str, str] | None = None) -> Settings:
@@ -141,7 +143,7 @@ _PREFIX = "PREROUTER_"
 
 def _find_workspace(named: str | Path | None) -> Path | None:
     if named:
-        folder = Path(named).expanduser().resolve()
+        folder = expanded(named).resolve()
         if not folder.is_dir():
             raise ConfigError("no such workspace", where=str(folder), next_step=f"prerouter init {named}")
         return folder
@@ -154,22 +156,27 @@ def _is_workspace(folder: Path) -> bool:
         return True
     project = folder / "pyproject.toml"
     try:
-        # A text search first: parsing every parent's pyproject would make start-up slow and fragile.
-        return "[tool.prerouter" in project.read_text("utf-8", "replace") and "prerouter" in _tool_table(project)
-    except (OSError, ConfigError):
+        text = project.read_text("utf-8", "replace")
+    except OSError:
         return False
+    # Searched as text, since parsing every parent's pyproject would make the start slow; and since one that names us
+    # and is broken must be an error, not a workspace that was not found.
+    return _OURS.search(text) is not None
 
 
-def _tool_table(project: Path) -> dict[str, Any]:
-    return typing.cast("dict[str, Any]", read_toml(project).get("tool", {}))
+_OURS = re.compile(r"^[ \t]*\[+[ \t]*tool[ \t]*\.[ \t]*prerouter[ \t]*[.\]]", re.MULTILINE)
 
 
-def _read_file(folder: Path) -> tuple[dict[str, Any], str]:
+def _tool_table(project: Path) -> Any:
+    return mapping(read_toml(project).get("tool", {}), str(project), "tool").get("prerouter", {})
+
+
+def _read_file(folder: Path) -> tuple[Any, str]:
     own = folder / "prerouter.toml"
     if own.is_file():
         return read_toml(own), str(own)
     project = folder / "pyproject.toml"
-    return (_tool_table(project).get("prerouter", {}), str(project)) if project.is_file() else ({}, "")
+    return (_tool_table(project), str(project)) if project.is_file() else ({}, "")
 
 
 def _with_variable(settings: Settings, name: str, value: str) -> Settings:
@@ -180,6 +187,9 @@ def _with_variable(settings: Settings, name: str, value: str) -> Settings:
 def _replaced(record: Any, keys: list[str], value: str, name: str) -> Any:
     kinds = {key: kind for key, kind in hints(type(record)).items() if key != "workspace"}
     key, *rest = keys
+    if key in kinds and not rest and dataclasses.is_dataclass(kinds[key]):
+        step = f"set one of its keys, such as {name}__{hints(kinds[key]).popitem()[0].upper()}"
+        raise ConfigError(f"{name} is a section", where="environment", next_step=step)
     if key not in kinds or bool(rest) != dataclasses.is_dataclass(kinds[key]):
         raise ConfigError(f"unknown setting {name}", where="environment", next_step=did_you_mean(key, kinds))
     if rest:
@@ -195,7 +205,7 @@ def _parsed(hint: Any, value: str) -> Any:
         return [item.strip() for item in value.split(",") if item.strip()]
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
 
 

@@ -27,7 +27,7 @@ def read_toml(path: Path, what: str = "settings", next_step: str = "mend the fil
         return tomllib.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"no such file of {what}", where=str(path), next_step="check the path") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not TOML, not UTF-8, endless digits
         raise ConfigError(f"cannot read {what}: {error}", where=str(path), next_step=next_step) from None
 
 
@@ -84,7 +84,7 @@ def mapping(value: Any, where: str, path: str) -> Mapping[str, Any]:
 
 def hints(cls: Any) -> dict[str, Any]:
     """Type hints of a dataclass's fields that a table may set (`init=True`)."""
-    return _hints(cls)
+    return dict(_hints(cls))
 
 
 @functools.cache
@@ -138,7 +138,7 @@ def _text(value: Any) -> str | None:
 _KINDS: dict[Any, tuple[Callable[[Any], Any], str]] = {
     str: (_text, "text that is not empty"),
     int: (lambda v: v if type(v) is int and v >= 0 else None, "a whole number of zero or more"),
-    float: (lambda v: float(v) if type(v) in (int, float) else None, "a number"),
+    float: (lambda v: float(v) if type(v) is float or (type(v) is int and abs(v) < 2**63) else None, "a number"),
     bool: (lambda v: v if type(v) is bool else None, "true or false"),
     Decimal: (_price, 'a number above zero, such as "0.10"'),
     datetime.date: (lambda v: v if type(v) is datetime.date else None, "a date such as 2026-11-30, without quotes"),

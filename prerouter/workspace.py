@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from prerouter.files import shipped, write_whole
+from prerouter.files import expanded, shipped, write_whole
 
 SETTINGS = """\
 # prerouter settings. Every key has an environment variable: PREROUTER_CLASSIFIER__DEADLINE_S and so on.
@@ -35,7 +35,7 @@ IGNORED = ".prerouter/\n"
 
 def run_init(options: argparse.Namespace) -> int:
     """Exit code of `prerouter init`. Files that exist are left as they are."""
-    folder = Path(options.dir).expanduser().resolve()
+    folder = expanded(options.dir).resolve()
     files = {
         "prerouter.toml": SETTINGS.encode(),
         "labels/complexity.toml": shipped("labels/complexity.toml").read_bytes(),

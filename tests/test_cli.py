@@ -159,7 +159,7 @@ def test_a_files_summary_as_json(run: Any, tmp_path: Path) -> None:
     assert result.json == {"rows": 3, "failed": 0, "by_decided_by": {"local": 3}, "cost_usd": 0}
 
 
-BAD_LINES = ["{", "[1]", '{"txt": "x"}', '{"messages": []}', '{"text": 3}', "\udcff"]
+BAD_LINES = ["{", "[1]", '{"txt": "x"}', '{"messages": []}', '{"text": 3}', "\udcff", '{"id": true, "text": "x"}']
 
 
 @pytest.mark.parametrize("bad", BAD_LINES)
@@ -205,6 +205,10 @@ def test_skip_bad_reports_the_line_and_goes_on(run: Any, tmp_path: Path, bad: st
         ("log", "prune"),
         ("log", "prune", "--older-than", "soon"),
         ("log", "export", "no/such/folder/x.jsonl"),
+        ("log", "tail", "-n", "99999999999999999999"),
+        ("log", "tail", "-n", "abc"),
+        ("log", "path", "--workspace", "~no-such-user"),
+        ("init", "~no-such-user/x"),
     ],
     ids=" ".join,
 )
@@ -336,7 +340,8 @@ def test_ctrl_c_exits_130_and_keeps_the_rows_so_far(tmp_path: Path, key: FakeCla
     key.always(Answer({"label": "simple", "confidence": 0.9}, delay_s=2.0))
     process = _process("route", "--input", _file(tmp_path / "in.jsonl", *rows), "--output", str(out))
     deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and (not out.exists() or out.read_bytes().count(b"\n") < 512):
+    part = tmp_path / "out.jsonl.part"
+    while time.monotonic() < deadline and (not part.exists() or part.read_bytes().count(b"\n") < 512):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
@@ -366,3 +371,87 @@ def test_a_full_disk_exits_2(run: Any, tmp_path: Path) -> None:
     result = run("route", "--input", source, "--output", "/dev/full", "--local-only")
     assert result.code == 2
     assert "No space left" in result.err
+
+
+def test_the_input_is_never_overwritten(run: Any, tmp_path: Path) -> None:
+    source = _file(tmp_path / "in.jsonl", json.dumps({"text": SURE}))
+    (tmp_path / "link").symlink_to(source)
+    for output in (source, str(tmp_path / "link")):
+        result = run("route", "--input", source, "--output", output, "--local-only")
+        assert result.code == 2
+        assert ERROR_LINE.fullmatch(result.err)
+    assert json.loads(Path(source).read_text()) == {"text": SURE}
+
+
+def test_the_log_is_never_overwritten_by_its_export(run: Any) -> None:
+    run("route", SURE)
+    path = run("log", "path").out.strip()
+    assert run("log", "export", path).code == 2
+    assert run("log", "stats", "--json").json["rows"] == 1
+
+
+def test_a_failed_run_leaves_the_old_output(run: Any, tmp_path: Path) -> None:
+    out = Path(_file(tmp_path / "out.jsonl", "old"))
+    source = _file(tmp_path / "in.jsonl", json.dumps({"text": SURE}), "{")
+    assert run("route", "--input", source, "--output", str(out)).code == 2
+    assert out.read_text() == "old\n"
+
+
+def test_half_a_surrogate_pair_in_an_id_comes_back_as_it_was(run: Any, tmp_path: Path) -> None:
+    source = _file(tmp_path / "in.jsonl", r'{"id": "\ud800", "text": "a"}', '{"id": "", "text": "a"}')
+    out = tmp_path / "out.jsonl"
+    assert run("route", "--input", source, "--output", str(out), "--local-only").code == 0
+    assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == ["\ud800", ""]
+
+
+def test_null_messages_are_absent_ones(run: Any, tmp_path: Path) -> None:
+    source = _file(tmp_path / "in.jsonl", json.dumps({"text": SURE, "messages": None}))
+    assert run("route", "--input", source, "--output", "-").rows[0]["label"] == "simple"
+
+
+@pytest.mark.parametrize("data", [b"h\xff", b"\xef\xbb\xbf" + SURE.encode()])
+def test_standard_input_is_utf_8_whatever_the_locale(data: bytes) -> None:
+    command = [sys.executable, "-m", "prerouter", "route", "-", "--local-only", "--json"]
+    for encoding in ("utf-8", "latin-1"):
+        environ = {**os.environ, "PYTHONIOENCODING": encoding}
+        done = subprocess.run(command, input=data, capture_output=True, env=environ)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert json.loads(done.stdout)["label"] in ("simple", "moderate", "complex")
+
+
+@pytest.mark.parametrize("command", ["route hi >&-", "route - --local-only <&-", "route hi --json >/dev/full"])
+def test_closed_and_full_streams_cause_no_traceback(command: str) -> None:
+    done = subprocess.run(["bash", "-c", f"{sys.executable} -m prerouter {command}"], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert done.returncode == (2 if "full" in command else 0)
+
+
+def test_a_cut_messages_body_is_pointed_out(run: Any) -> None:
+    result = run("route", '{"messages": [{"role": "user", "content": "hi"}]', "--local-only")
+    assert result.code == 0
+    assert "routed as text, for it is not JSON" in result.err
+
+
+def test_a_file_of_unsure_requests_is_not_held_up_by_our_own_rate(
+    run: Any, key: FakeClaude, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREROUTER_CLASSIFIER__DEADLINE_S", "2")
+    monkeypatch.setenv("PREROUTER_CLASSIFIER__RPM", "3000")
+    source = _file(tmp_path / "in.jsonl", *(json.dumps({"text": f"{UNSURE} {i}"}) for i in range(400)))
+    result = run("route", "--input", source, "--output", str(tmp_path / "out"), "--json")
+    assert result.json["by_decided_by"] == {"llm": 400}
+
+
+def test_failures_are_named_in_the_summary(run: Any, tmp_path: Path) -> None:
+    source = _file(tmp_path / "in.jsonl", json.dumps({"text": UNSURE}))
+    assert "default 1; 1 no_key" in run("route", "--input", source, "--output", str(tmp_path / "out")).err
+
+
+def test_a_state_folder_that_cannot_be_written_costs_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "not-a-folder").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "not-a-folder"))
+    begin = time.monotonic()
+    out, _ = _process("route", SURE, "--json").communicate(timeout=30)
+    assert json.loads(out)["label"] == "simple"
+    assert time.monotonic() - begin < 4  # it used to be 5 s more than a decision

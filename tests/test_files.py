@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import prerouter
-from prerouter.errors import DataError
-from prerouter.files import read_jsonl, shipped, write_whole
+from prerouter.errors import ConfigError, DataError
+from prerouter.files import expanded, open_output, read_jsonl, shipped, write_whole
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec="utf-8")),
@@ -72,3 +73,56 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path: 
         write_whole(path, "not bytes")  # type: ignore[arg-type]
     assert path.read_bytes() == b"one"
     assert os.listdir(path.parent) == ["f.txt"]
+
+
+def test_an_output_appears_whole_and_an_error_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.write_text("old")
+    with open_output(str(path)) as out:
+        out.write("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    with pytest.raises(ZeroDivisionError), open_output(str(path)) as out:
+        out.write(str(1 / 0))
+    assert path.read_text() == "new"
+    assert not list(tmp_path.glob("*.part"))
+
+
+def _interrupted(path: Path) -> None:
+    with open_output(str(path)) as out:
+        out.write("so far")
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_keeps_what_was_written(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted(tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "so far"
+
+
+def test_an_output_through_a_link_replaces_the_links_target(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to("target")
+    with open_output(str(tmp_path / "link")) as out:
+        out.write("new")
+    assert (tmp_path / "target").read_text() == "new"
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_what_is_read_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("rows")
+    (tmp_path / "link").symlink_to("in")
+    with pytest.raises(ConfigError, match="overwrite"), open_output(str(tmp_path / "link"), sources=[tmp_path / "in"]):
+        pass
+    assert (tmp_path / "in").read_text() == "rows"
+
+
+def test_half_a_surrogate_pair_becomes_its_json_escape(tmp_path: Path) -> None:
+    with open_output(str(tmp_path / "out")) as out:
+        out.write(json.dumps({"id": "\ud800"}, ensure_ascii=False))
+    assert json.loads((tmp_path / "out").read_bytes()) == {"id": "\ud800"}
+
+
+def test_a_home_that_does_not_exist_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match="no home folder"):
+        expanded("~no-such-user/x")

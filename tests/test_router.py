@@ -72,6 +72,21 @@ def test_a_decision_has_the_contracts_keys_and_survives_json_and_pickle(router: 
         assert not decision.probabilities or abs(sum(decision.probabilities.values()) - 1) < 1e-6
 
 
+def test_parameters_from_the_classifier_survive_pickle(claude: FakeClaude) -> None:
+    fields = {"label": "simple", "confidence": 0.9, "params": [{"name": "language", "value": "English"}]}
+    claude.script(Answer(fields))
+    with _router(claude, classifier=ClassifierSettings(ask=("params",))) as router:
+        decision = router.decide(UNSURE)
+    assert decision.params == {"language": "English"}
+    assert pickle.loads(pickle.dumps(decision)) == decision
+
+
+def test_a_hundred_different_unsure_requests_at_once_are_all_asked_about(router: PreRouter, claude: FakeClaude) -> None:
+    with ThreadPoolExecutor(100) as pool:
+        decisions = list(pool.map(lambda i: router.decide(f"{UNSURE} {i}"), range(100)))
+    assert {d.decided_by for d in decisions} == {"llm"}
+
+
 def test_local_only_never_calls_and_keeps_the_probabilities(router: PreRouter, claude: FakeClaude) -> None:
     decision = router.decide(UNSURE, local_only=True)
     assert (decision.decided_by, decision.label, decision.confidence) == ("default", "moderate", 0.0)
@@ -162,10 +177,20 @@ def test_an_illegal_body_is_an_invalid_request(router: PreRouter, body: Any) -> 
         router.decide(body)
 
 
-@pytest.mark.parametrize("option", [{"min_tier": "gold"}, {"force_label": "hard"}, {"force_model": "x"}], ids=str)
-def test_an_unknown_name_is_an_invalid_request(router: PreRouter, option: dict[str, Any]) -> None:
+WRONG_OPTIONS: list[dict[str, Any]] = [
+    *({"min_tier": "gold"}, {"force_label": "hard"}, {"force_model": "x"}, {"force_label": ""}, {"force_label": 5}),
+    *({"min_tier": []}, {"force_model": {}}, {"priority": []}, {"max_wait_s": "1"}, {"max_wait_s": True}),
+    *({"request_id": 5}, {"tags": "abc"}, {"conversation_id": 7}),
+]
+
+
+@pytest.mark.parametrize("option", WRONG_OPTIONS, ids=str)
+def test_a_wrong_option_is_an_invalid_request_and_asks_nobody(
+    router: PreRouter, claude: FakeClaude, option: dict[str, Any]
+) -> None:
     with pytest.raises(InvalidRequest):
-        router.decide(SURE, **option)
+        router.decide(UNSURE, **option)
+    assert claude.requests == []
 
 
 def test_an_unknown_option_is_a_type_error(router: PreRouter) -> None:
@@ -202,7 +227,7 @@ def test_decide_many_is_local_and_in_order(router: PreRouter, claude: FakeClaude
 
 
 def test_decide_many_names_the_illegal_one(router: PreRouter) -> None:
-    with pytest.raises(InvalidRequest, match=r"requests\[1\]"):
+    with pytest.raises(InvalidRequest, match=r"requests\[1\]\.messages"):
         router.decide_many([SURE, {"messages": []}])
 
 
@@ -232,6 +257,7 @@ def test_the_kill_switch_is_read_per_request(router: PreRouter, claude: FakeClau
         decision = router.decide(SURE)
         assert (decision.decided_by, decision.reason, decision.label) == ("default", "fall_through_off", "moderate")
         assert router.decide_many([SURE])[0].decided_by == "default"
+        assert router.decide(SURE, force_label="complex").tier == "opus"  # what is pinned needs no router
     os.environ["PREROUTER_MODE"] = "on"
     assert router.decide(SURE).decided_by == "local"
     del os.environ["PREROUTER_MODE"]
@@ -276,6 +302,7 @@ def test_a_forked_child_decides_and_asks(router: PreRouter, claude: FakeClaude) 
 
 def test_the_request_id_is_kept(router: PreRouter) -> None:
     assert router.decide(SURE, request_id="order-17").id == "order-17"
+    assert router.decide(SURE, request_id="").id == ""
 
 
 def test_another_taxonomy_of_the_same_labels_changes_tiers_only(claude: FakeClaude) -> None:

@@ -49,8 +49,25 @@ def test_another_projects_pyproject_is_not_a_workspace(tmp_path: Path) -> None:
 
 
 def test_a_broken_pyproject_of_somebody_else_is_passed_over(tmp_path: Path) -> None:
-    os.chdir(_workspace(tmp_path / "p", "[tool.ruff\n[tool.prerouter", "pyproject.toml"))
+    os.chdir(_workspace(tmp_path / "p", "[tool.ruff\n# prerouter", "pyproject.toml"))
     assert load_settings(environ={}).workspace is None
+
+
+@pytest.mark.parametrize("text", ["[tool.prerouter]\n[tool.ruff", "[tool.prerouter.log]\ntext = 1", "[tool.prerouter"])
+def test_a_broken_pyproject_of_ours_is_an_error(tmp_path: Path, text: str) -> None:
+    os.chdir(_workspace(tmp_path / "p", text + "]" * text.endswith("prerouter"), "pyproject.toml"))
+    if text.endswith("prerouter"):
+        assert load_settings(environ={}).workspace == tmp_path / "p"
+        return
+    with pytest.raises(ConfigError):
+        load_settings(environ={})
+
+
+@pytest.mark.parametrize("text", ["tool = 5", "[tool]\nprerouter = 5", "a = " + "9" * 5000, "a = " + "[" * 5000])
+def test_odd_toml_is_a_config_error_or_no_setting(tmp_path: Path, text: str) -> None:
+    folder = _workspace(tmp_path / "p", text, "pyproject.toml")
+    with pytest.raises(ConfigError):
+        load_settings(folder, environ={})
 
 
 def test_flag_beats_environment_beats_file(tmp_path: Path) -> None:
@@ -127,7 +144,9 @@ def test_a_wrong_file_is_refused_with_what_where_and_next(tmp_path: Path, text: 
     ("name", "value", "named"),
     [
         ("PREROUTER_CLASSIFIER__DEADLINE", "1", "deadline_s"),
-        ("PREROUTER_CLASSIFIER", "1", "PREROUTER_CLASSIFIER"),
+        ("PREROUTER_CLASSIFIER", "1", "is a section .*such as PREROUTER_CLASSIFIER__ASK"),
+        ("PREROUTER_CLASSIFIER__DEADLINE_S", "9" * 400, "must be a number"),
+        ("PREROUTER_RULES", "[" * 50_000, "must be a list"),
         ("PREROUTER_PRIORITY", "cost", "PREROUTER_PRIORITY"),
         ("PREROUTER_CLASSIFIER__RPM", "fast", "'fast'"),
         ("PREROUTER_ROUTER__PRIORITY__X", "1", "priority"),
