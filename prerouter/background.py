@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -39,6 +40,33 @@ class _Loop(asyncio.SelectorEventLoop):
         return asyncio.wrap_future(in_thread(func, *args), loop=self)
 
 
+class _Later(Coroutine[Any, Any, T]):
+    """The coroutine `make()`, made at its first step.
+
+    Python warns of a coroutine that was made and never ran; where a process ends right after `run`, that may happen.
+    """
+
+    def __init__(self, make: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._make, self._made = make, cast("Coroutine[Any, Any, T] | None", None)
+
+    def send(self, value: Any) -> Any:
+        self._made = self._made or self._make()
+        return self._made.send(value)
+
+    def throw(self, kind: Any, value: Any = None, at: Any = None) -> Any:
+        error = value or (kind() if isinstance(kind, type) else kind)
+        if self._made is None:
+            raise error
+        return self._made.throw(error)
+
+    def close(self) -> None:
+        if self._made is not None:
+            self._made.close()
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._make().__await__()
+
+
 class Background:
     """Runs coroutines on its own thread, which starts with the object. RuntimeError or OSError if none can be had."""
 
@@ -53,7 +81,7 @@ class Background:
 
     def run(self, make: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
         """Start `make()` on the loop. Cancelling the future cancels the coroutine."""
-        return asyncio.run_coroutine_threadsafe(make(), self._loop)
+        return asyncio.run_coroutine_threadsafe(_Later(make), self._loop)
 
     def stop(self, cleanup: Callable[[], Coroutine[Any, Any, None]], *, wait: bool = True) -> None:
         """Cancel what runs, await `cleanup()`, end the thread. With `wait` returns when done, at most 3 s later."""
@@ -65,7 +93,7 @@ class Background:
             self._thread.join(_CLOSE_S + 1)
 
     def _begin_stop(self, cleanup: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._stopping = self._loop.create_task(self._wind_up(cleanup))
+        self._stopping = self._loop.create_task(_Later(partial(self._wind_up, cleanup)))
 
     async def _wind_up(self, cleanup: Callable[[], Coroutine[Any, Any, None]]) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}

@@ -9,6 +9,11 @@ from typing import Literal
 
 BreakerState = Literal["closed", "open", "half_open"]
 
+# The API's own limit is a token bucket too, refilled all the time (CLAUDE_API.md, section 8), so a burst after a quiet
+# time is within it: 100 calls at the default rate. A sharp ramp may get 429s, which the retries absorb; a bucket of
+# one second's worth instead refused most of a burst that a healthy API would have answered.
+BURST_S = 6.0
+
 
 class Breaker:
     """Opens after `failures` failures in a row; `reset_s` later lets one probe through, which closes or reopens it.
@@ -52,14 +57,11 @@ class Breaker:
 
 
 class RateBucket:
-    """Token bucket of `rpm` calls a minute whose burst is one second's worth, at least one.
-
-    The API may enforce a minute's limit per second (CLAUDE_API.md, section 8: rate limits), hence the small burst.
-    """
+    """Token bucket of `rpm` calls a minute whose burst is BURST_S seconds' worth, at least one."""
 
     def __init__(self, rpm: int) -> None:
         self._per_s = rpm / 60
-        self._burst = max(1.0, self._per_s)
+        self._burst = max(1.0, BURST_S * self._per_s)
         self._tokens, self._at = self._burst, float("-inf")
 
     def reserve(self, now: float, max_wait_s: float) -> float | None:

@@ -25,6 +25,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -118,9 +119,10 @@ class Classifier:
         return self._flights().cached(key) if key else None
 
     def warm(self) -> None:
-        """Import the SDK and make the client, so that the first call need not. Sends nothing."""
-        if self.has_key and self._settings.fall_through != "off":
-            self._flights().warm()
+        """Import the SDK and make the client, so that the first call need not. Sends nothing, raises nothing."""
+        with suppress(Exception):  # no thread, a broken SDK: the first call tells, in its Verdict
+            if self.has_key and self._settings.fall_through != "off":
+                self._flights().warm()
 
     def close(self) -> None:
         """Break off this process's calls and close its connections, within seconds. A later call opens new ones."""
@@ -163,10 +165,14 @@ class Classifier:
         return min(self._settings.deadline_s, self._settings.deadline_s if max_wait_s is None else max_wait_s)
 
     def _key(self, request: Request) -> bytes | None:
-        """Hash of all that the answer depends on; None for a request that cannot be asked about."""
+        """Hash of the text and of how it is asked about; None for a request that cannot be asked about.
+
+        Not of `context`: the label is about the work asked for, which is in the text. A system prompt with the time of
+        day in it would make every request new. Of requests that differ in context alone the first one's answer serves.
+        """
         if not request.text.strip():
             return None
-        parts = json.dumps([request.text, request.context, self.prompt.id], ensure_ascii=False)
+        parts = json.dumps([request.text, self.prompt.id], ensure_ascii=False)
         try:
             return hashlib.sha256(parts.encode()).digest()
         except UnicodeEncodeError:  # a lone surrogate

@@ -109,6 +109,14 @@ def of_the_file(error: Exception) -> bool:
     return isinstance(error, sqlite3.OperationalError | sqlite3.InternalError) or type(error) is sqlite3.DatabaseError
 
 
+def may_pass(error: Exception) -> bool:
+    """True when writing failed for another process's lock, which a later try may find gone."""
+    import sqlite3
+
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the detail (https://www.sqlite.org/rescode.html)
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
+
+
 def text_key(path: Path) -> bytes:
     """The 32 random bytes in `NAME.key` beside the log, made at first use. Raises OSError, DataError.
 

@@ -53,7 +53,7 @@ class Writer:
         self._queue: queue.SimpleQueue[Waiting | threading.Event | object] = queue.SimpleQueue()
         self._hurry = threading.Event()
         self._thread: threading.Thread | None = None
-        self._given_up = self._warned = self._warned_of_drops = False
+        self._closing = self._given_up = self._warned = self._warned_of_drops = False
         self._silent_until = 0.0
         self._db: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
@@ -83,11 +83,15 @@ class Writer:
         return self.kept
 
     def close(self, timeout_s: float) -> None:
-        """Write what waits and end the thread; drop what cannot be written within `timeout_s` seconds."""
+        """Write what waits and end the thread; drop what cannot be written within `timeout_s` seconds.
+
+        Waits only for other processes' locks: what else keeps the file from being written is tried twice.
+        """
         with self._lock:
             thread = self._thread
             if thread is None:
                 return
+            self._closing = True
             self._queue.put(_END)
         self._hurry.set()
         thread.join(timeout_s)
@@ -127,7 +131,7 @@ class Writer:
         with logfile.in_use:
             self.disconnect()
         with self._lock:
-            self._thread, self._given_up = None, False
+            self._thread, self._closing, self._given_up = None, False, False
             if not self._queue.empty():
                 self._start()
 
@@ -142,18 +146,25 @@ class Writer:
         return items
 
     def _deliver(self, rows: list[Waiting]) -> None:
-        """Commit `rows`, trying until it succeeds or `close` gives up."""
+        """Commit `rows`, trying until it succeeds or there is no use while `close` waits."""
         delay = RETRY_S[0]
         while (rows or self.dropped) and not self._given_up:
-            if self._committed(rows) or not rows:
+            failure = self._committed(rows)
+            if not (failure and rows):
                 return
+            # The first try may have failed for a connection to a file that is gone; the next opens the file anew.
+            again = delay > RETRY_S[0]
+            if again and self._closing and not logfile.may_pass(failure):
+                self._given_up = True  # at once for what still waits behind these rows, too
+                break
             self._hurry.wait(delay)  # a flush asks for a try at once
             self._hurry.clear()
             delay = min(2 * delay, RETRY_S[1])
         with self._lock:
             self.dropped += len(rows)
 
-    def _committed(self, rows: list[Waiting]) -> bool:
+    def _committed(self, rows: list[Waiting]) -> Exception | None:
+        """Why `rows` are not in the file; None when they are."""
         counted = self.dropped
         with logfile.in_use:
             try:
@@ -163,12 +174,12 @@ class Writer:
                 self.disconnect()
         if failure:
             self._warn(failure)
-            return False
+            return failure
         with self._lock:
             self.kept += kept
             self.dropped -= counted
         self._recovered(counted + len(rows) - kept)
-        return True
+        return None
 
     def _transaction(self, rows: list[Waiting], dropped: int) -> int:
         db = self._connected()

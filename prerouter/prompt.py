@@ -11,11 +11,11 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, cast
 
 from prerouter.records import Request, Usage, Verdict
@@ -27,6 +27,8 @@ LABEL_CHARS = 1200  # for all labels; examples take what the definitions leave. 
 # Room for the answer, in tokens; a limit, not a cost. A label and a confidence are 20 tokens, all fields 150.
 ANSWER_TOKENS, LONG_ANSWER_TOKENS = 128, 1024
 THINKING_TOKENS = 8192  # added where a model cannot but think: what it thinks counts toward max_tokens
+
+_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON escapes can make one; it cannot be written as UTF-8
 
 Outcome = Literal["classified", "classifier_refused", "classifier_invalid"]
 
@@ -105,7 +107,7 @@ class Prompt:
             "label": self._label(answer["label"]),
             "confidence": _confidence(answer["confidence"]),
             "fallback_label": self._label(answer.get("fallback_label", "")),
-            "rationale": answer["rationale"] if _is_text(answer.get("rationale")) else None,
+            "rationale": _text(answer.get("rationale")),
             "params": _params(answer.get("params")),
         }
         values = {name: read[name] for name in ("label", "confidence", *self.ask)}
@@ -184,8 +186,9 @@ def _json(text: str) -> object:
         return None
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+def _text(value: object) -> str | None:
+    """With U+FFFD for every lone surrogate; None when no string."""
+    return _SURROGATE.sub("\ufffd", value) if isinstance(value, str) else None
 
 
 def _dicts(value: object) -> list[dict[str, Any]]:
@@ -200,10 +203,12 @@ def _confidence(value: object) -> float | None:
     return float(min(1, max(0, value))) if finite else None  # cut first: an int may be too large for a float
 
 
-def _params(value: object) -> Mapping[str, str] | None:
-    pairs = [(item.get("name"), item.get("value")) for item in _dicts(value)]
-    whole = isinstance(value, list) and len(pairs) == len(value) and all(map(_is_text, sum(pairs, ())))
-    return MappingProxyType({str(name): str(text) for name, text in pairs}) if whole else None
+def _params(value: object) -> dict[str, str] | None:
+    if not isinstance(value, list):
+        return None
+    pairs = [(_text(item.get("name")), _text(item.get("value"))) for item in _dicts(value)]
+    read = [(name, text) for name, text in pairs if name is not None and text is not None]
+    return dict(read) if len(read) == len(value) else None
 
 
 def _usage(value: object) -> Usage:

@@ -110,6 +110,7 @@ class RouteLog:
     def close(self, timeout_s: float = 5) -> None:
         """Write what waits, end the writer thread, close the file. Rows that cannot be written in time are dropped.
 
+        Only another process's lock is waited for: no wait helps against a full disk or a missing permission.
         A later `append` opens the log again.
         """
         self._writer.close(timeout_s)

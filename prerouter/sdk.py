@@ -26,6 +26,9 @@ KEYS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")  # without a client, one of
 
 LISTING_S = 15.0  # seconds for the list of models, the SDK's import included
 
+MAX_BYTES = 2**20  # of a response, decoded; an answer is some 2 kB. More would cost memory and hold up the other calls
+MAX_REDIRECTS = 2  # the API has none, a gateway may have one; httpx2 would follow 20 for each try
+
 _RETRIED = frozenset((408, 409, 429))  # and 500 upwards: what the SDK would retry (CLAUDE_API.md, section 8)
 _FINAL = frozenset((400, 401, 402, 403, 404, 413))  # no other answer comes, whatever x-should-retry says
 _SPENT = frozenset(("enforced_spend_limit_reached", "contract_spend_limit_reached"))
@@ -60,7 +63,8 @@ def list_models(settings: ClassifierSettings) -> list[dict[str, Any]]:
 def _listing() -> list[dict[str, Any]]:
     import anthropic
 
-    with anthropic.Anthropic(max_retries=1) as client:
+    with anthropic.DefaultHttpxClient(max_redirects=MAX_REDIRECTS) as http:
+        client = anthropic.Anthropic(max_retries=1, http_client=http)
         pages = client.models.list(limit=1000, lifecycle=["active", "deprecated", "retired"])
         return [model.to_dict(mode="json") for model in pages]
 
@@ -133,40 +137,56 @@ class Sdk:
         return await asyncio.wrap_future(sent)
 
 
-class _CutBody(Exception):
-    """The headers of a success came, the body did not."""
+class _BadBody(Exception):
+    """The headers of a success came, the body did not. Leaving the response then drops its connection."""
 
 
 async def _send(client: Any, body: dict[str, Any], timeout_s: float) -> bytes:
     async with client.messages.with_streaming_response.create(**body, timeout=timeout_s) as response:
-        try:
-            return bytes(await response.read())
-        except Exception as error:
-            raise _CutBody from error
+        with _reading() as read:
+            async for chunk in response.iter_bytes():
+                _add(read, chunk)
+    return bytes(read)
 
 
 def _send_blocking(client: Any, body: dict[str, Any], timeout_s: float) -> bytes:
     until = time.monotonic() + timeout_s
-    with client.messages.with_streaming_response.create(**body, timeout=timeout_s) as response:
-        try:
-            in_time = itertools.takewhile(lambda _: time.monotonic() < until, response.iter_bytes())
-            return b"".join(in_time)
-        except Exception as error:
-            raise _CutBody from error
+    with client.messages.with_streaming_response.create(**body, timeout=timeout_s) as response, _reading() as read:
+        for chunk in itertools.takewhile(lambda _: time.monotonic() < until, response.iter_bytes()):
+            _add(read, chunk)
+    return bytes(read)
+
+
+@contextmanager
+def _reading() -> Iterator[bytearray]:
+    """A body to be filled; whatever goes wrong meanwhile is a _BadBody."""
+    try:
+        yield bytearray()
+    except _BadBody:
+        raise
+    except Exception as error:
+        raise _BadBody("the response broke off") from error
+
+
+def _add(body: bytearray, chunk: bytes) -> None:
+    body += chunk
+    if len(body) > MAX_BYTES:
+        raise _BadBody(f"the response is longer than {MAX_BYTES} bytes")
 
 
 def fault(error: Exception) -> Fault:
     """What an exception of a call comes to."""
     import anthropic
 
-    if isinstance(error, _CutBody):
-        return Fault("classifier_invalid", "the response broke off")
+    if isinstance(error, _BadBody):
+        return Fault("classifier_invalid", str(error))
     if isinstance(error, anthropic.APIStatusError):
         return _status_fault(error)
     if isinstance(error, anthropic.APITimeoutError):
         return Fault("classifier_timeout", "the connection timed out")
     if isinstance(error, anthropic.APIConnectionError):
-        return Fault("classifier_error", f"no connection: {type(error.__cause__).__name__}", retry=True)
+        cause = type(error.__cause__).__name__
+        return Fault("classifier_error", f"no connection: {cause}", retry=cause != "TooManyRedirects")
     return Fault("classifier_error", type(error).__name__)
 
 
@@ -221,9 +241,9 @@ def _copy(given: Any) -> Any:
     """A client for the flights alone: no retries of the SDK's, which know no deadline, and no shared connections."""
     import anthropic
 
-    if given is None:
-        return anthropic.AsyncAnthropic(max_retries=0)
-    if _has_own_http(given):
+    if given is not None and _has_own_http(given):
         return given.with_options(max_retries=0)
-    kind = anthropic.DefaultAsyncHttpxClient if _is_async(given) else anthropic.DefaultHttpxClient
-    return given.with_options(max_retries=0, http_client=kind())
+    asynchronous = given is None or _is_async(given)
+    kind = anthropic.DefaultAsyncHttpxClient if asynchronous else anthropic.DefaultHttpxClient
+    own: dict[str, Any] = {"max_retries": 0, "http_client": kind(max_redirects=MAX_REDIRECTS)}
+    return anthropic.AsyncAnthropic(**own) if given is None else given.with_options(**own)

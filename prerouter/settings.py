@@ -33,7 +33,7 @@ class ClassifierSettings:
     fall_through: Literal["wait", "async", "off"] = "wait"  # async: default label now, answer into the cache
     deadline_s: float = 3.0  # total seconds, retries and waiting included
     attempts: int = 3  # calls per request, at most
-    max_in_flight: int = 64  # calls at a time
+    max_in_flight: int = 256  # calls at a time; more than the burst, so that the rate is what limits
     rpm: int = 1000  # calls per minute; a burst of six seconds' worth is allowed
     cache_size: int = 10_000  # answers kept
     cache_ttl_s: float = 86_400.0

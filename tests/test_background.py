@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+from collections.abc import Coroutine
+from concurrent.futures import CancelledError
+from typing import Any
 
 import pytest
 
@@ -78,6 +81,40 @@ def test_stop_without_waiting_returns_at_once() -> None:
     hold.set()
     blocked.result(5)
     background.stop(_nothing)
+
+
+def test_a_coroutine_is_made_only_where_and_when_it_runs() -> None:
+    background, made_on = Background(), list[str]()
+
+    def make() -> Coroutine[Any, Any, None]:
+        made_on.append(threading.current_thread().name)
+        return _nothing()
+
+    background.run(make).result(5)
+    background.stop(make)
+    with pytest.raises(RuntimeError):
+        background.run(make)
+    assert made_on == ["prerouter-classifier"] * 2
+
+
+def test_what_is_cancelled_before_it_starts_is_never_made() -> None:
+    background, made, busy, go = Background(), list[str](), threading.Event(), threading.Event()
+
+    async def block() -> None:
+        busy.set()
+        go.wait(5)
+
+    async def work() -> None:
+        made.append("it ran")
+
+    background.run(block)
+    assert busy.wait(5)
+    background.stop(_nothing, wait=False)
+    cancelled = background.run(work)
+    go.set()
+    with pytest.raises(CancelledError):
+        cancelled.result(5)
+    assert made == []
 
 
 def test_whatever_ends_a_thread_reaches_its_future() -> None:

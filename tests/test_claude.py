@@ -12,7 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +220,59 @@ def test_given_clients_fail_alike(kind: str, outcome: Outcome, reason: str, make
         asyncio.run(given.close())
 
 
+class _Endless(BaseHTTPRequestHandler):
+    """A success whose body has no end; the server's `dropped` is set when the other side has gone."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.end_headers()
+        with suppress(OSError):
+            while True:
+                self.wfile.write(b" " * 2**16)
+        vars(self.server)["dropped"].set()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("kind", [None, "client", "aclient"])
+def test_a_body_without_end_is_given_up_and_its_connection_dropped(
+    kind: str | None, make: Make, claude: FakeClaude, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Endless) as server:
+        dropped = vars(server)["dropped"] = threading.Event()
+        in_thread(server.serve_forever, 0.01)
+        url = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", url)
+        given = getattr(claude, kind)(base_url=url) if kind else None
+        classifier = make(client=given, deadline_s=30.0)
+        assert classifier.classify(ask()).reason == "classifier_invalid"
+        assert "longer than" in str(classifier.stats.last_error)
+        assert dropped.wait(5)
+        server.shutdown()
+    if kind == "aclient":
+        asyncio.run(given.close())
+
+
+@pytest.mark.parametrize("kind", [None, "client", "aclient"])
+def test_redirects_in_a_circle_are_followed_twice(kind: str | None, make: Make, claude: FakeClaude) -> None:
+    claude.always(Error(307, headers={"location": "/v1/messages"}))
+    given = getattr(claude, kind)() if kind else None
+    assert make(client=given).classify(ask()).reason == "classifier_error"
+    assert len(claude.calls()) == 3
+    if kind == "aclient":
+        asyncio.run(given.close())
+
+
+def test_redirects_of_the_users_own_http_client_are_not_tried_again(make: Make, claude: FakeClaude) -> None:
+    claude.always(Error(307, headers={"location": "/v1/messages"}))
+    with anthropic.DefaultHttpxClient(max_redirects=4) as http:
+        assert make(client=claude.client(http_client=http)).classify(ask()).reason == "classifier_error"
+    assert len(claude.calls()) == 5
+
+
 def test_a_passing_fault_is_retried_within_the_deadline(make: Make, claude: FakeClaude) -> None:
     claude.script(Error(529), Error(429, retry_after=0.1))
     verdict = make().classify(ask())
@@ -415,12 +470,12 @@ def test_a_failure_is_shared_with_those_who_wait_and_not_kept(make: Make, claude
     assert classifier.classify(ask()).label == "complex"
 
 
-def test_what_differs_in_text_or_context_is_asked_apart(make: Make, claude: FakeClaude) -> None:
+def test_what_differs_in_text_is_asked_apart_and_what_differs_in_context_is_not(make: Make, claude: FakeClaude) -> None:
     classifier = make()
-    for request in (ask("a", "b"), ask("ab"), ask("a"), ask("a", "b")):
+    for request in (ask("a", "It is 9:00."), ask("ab"), ask("a"), ask("a", "It is 9:01.")):
         classifier.classify(request)
-    assert len(claude.calls()) == 3
-    assert (classifier.stats.calls, classifier.stats.hits) == (3, 1)
+    assert len(claude.calls()) == 2
+    assert (classifier.stats.calls, classifier.stats.hits) == (2, 2)
 
 
 # --- the cache -------------------------------------------------------------------------------------------------------
@@ -518,11 +573,22 @@ def test_the_rate_is_kept(make: Make, claude: FakeClaude) -> None:
 
 
 def test_a_short_wait_for_the_rate_is_waited(make: Make, claude: FakeClaude) -> None:
-    classifier = make(rpm=300, deadline_s=30.0)
-    verdicts = [in_thread(classifier.classify, ask(f"{i}")) for i in range(8)]
+    classifier = make(rpm=50, deadline_s=30.0)
+    verdicts = [in_thread(classifier.classify, ask(f"{i}")) for i in range(6)]
     assert {future.result().reason for future in verdicts} == {"classified"}
     times = sorted(call.at for call in claude.calls())
-    assert times[-1] - times[0] >= 0.4, "five at once, then one each 0.2 s"
+    assert times[-1] - times[0] >= 1.0, "five at once, the sixth 1.2 s later"
+
+
+def test_100_distinct_requests_at_once_pass_at_the_default_rate(make: Make, claude: FakeClaude) -> None:
+    release = threading.Event()
+    claude.always(Held(release))
+    classifier = make(max_in_flight=100, clock=Clock())
+    classifier.warm()
+    verdicts = [in_thread(classifier.classify, ask(f"{i}")) for i in range(100)]
+    claude.wait_for_calls(100)
+    release.set()
+    assert "classifier_budget" not in {future.result().reason for future in verdicts}
 
 
 def test_retries_are_paid_for_from_the_same_rate(make: Make, claude: FakeClaude) -> None:
@@ -612,6 +678,23 @@ def test_more_labels_than_can_be_asked_for_are_not(claude: FakeClaude) -> None:
 def test_warm_makes_the_client_and_sends_nothing(make: Make, claude: FakeClaude) -> None:
     make().warm()
     assert claude.requests == []
+
+
+def test_warm_never_raises(make: Make, claude: FakeClaude, tmp_path: Path) -> None:
+    (tmp_path / "anthropic.py").write_text("raise ImportError('broken')")
+    done = _run(
+        """
+import threading
+make().warm()
+def none(self): raise RuntimeError("can't start new thread")
+start, threading.Thread.start = threading.Thread.start, none
+make().warm()
+assert make().classify(ask("a")).reason == "classifier_error"
+""",
+        claude,
+        first=tmp_path,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_close_twice_and_then_call_again(make: Make, claude: FakeClaude) -> None:
@@ -751,7 +834,8 @@ def test_an_sdk_that_cannot_be_imported(sdk: str, reason: str, claude: FakeClaud
 import logging, time
 logging.disable()
 start = time.monotonic()
-assert make(deadline_s=0.3).classify(ask("a")).reason == {reason!r}
+classifier = make(deadline_s=0.3)
+assert classifier.classify(ask("a")).reason == {reason!r}
 assert time.monotonic() - start < 5
 """,
         claude,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
+import pickle
 import re
 from decimal import Decimal
 from typing import Any
@@ -205,6 +208,22 @@ def test_what_is_off_the_schema_is_invalid_and_still_billed(answer: object) -> N
     verdict = PROMPT.verdict(reply(answer))
     assert (verdict.label, verdict.reason) == (None, "classifier_invalid")
     assert verdict.cost_usd == Decimal("0.00015")
+
+
+def test_a_lone_surrogate_becomes_the_replacement_character() -> None:
+    params = [{"name": "\ud83d", "value": "a\udc00b"}, {"name": "emoji", "value": "\U0001f600"}]
+    answer = {"label": "simple", "confidence": 1, "fallback_label": "complex", "params": params}
+    verdict = ALL.verdict(reply(answer | {"rationale": "half a \ud83d"}))
+    assert verdict.rationale == "half a \ufffd"
+    assert verdict.params == {"\ufffd": "a\ufffdb", "emoji": "\U0001f600"}
+    assert ALL.verdict(reply(answer | {"rationale": "", "label": "simple\ud83d"})).reason == "classifier_invalid"
+
+
+def test_a_verdict_can_be_copied_and_pickled() -> None:
+    answer = {"label": "simple", "confidence": 1, "fallback_label": "complex", "rationale": ""}
+    verdict = ALL.verdict(reply(answer | {"params": [{"name": "a", "value": "b"}]}))
+    assert pickle.loads(pickle.dumps(verdict)) == copy.deepcopy(verdict) == verdict
+    assert dataclasses.asdict(verdict)["params"] == {"a": "b"}
 
 
 @pytest.mark.parametrize(

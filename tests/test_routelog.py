@@ -483,6 +483,56 @@ def test_close_gives_up_in_time_and_says_what_is_lost(
     assert (ids(log), log.stats().dropped) == (["before", "later"], 30)
 
 
+@pytest.mark.parametrize("where", ["/dev/null", "/dev/null/x/routes.db", "/proc/x/routes.db"])
+def test_close_does_not_wait_for_what_no_wait_helps(where: str, caplog: pytest.LogCaptureFixture) -> None:
+    log = open_log(Path(where))
+    append(log, *range(2_000))
+    started = time.monotonic()
+    log.close()
+    assert time.monotonic() - started < 1
+    assert "2000 rows dropped" in caplog.text
+
+
+def test_close_does_not_wait_for_another_kind_of_file(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path.parent.mkdir()
+    path.write_text("not a database")
+    log = open_log(path)
+    append(log, "a")
+    started = time.monotonic()
+    log.close()
+    assert time.monotonic() - started < 1
+    assert "1 rows dropped" in caplog.text
+    path.unlink()
+    append(log, "later")
+    log.close()
+    assert (ids(log), log.stats().dropped) == (["later"], 1)
+
+
+def test_neither_close_nor_exit_waits_for_a_full_disk(path: Path) -> None:
+    script = """
+import resource, time
+append("first"); assert log.flush() == 1
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+for i in range(5_000): append(i)
+started = time.monotonic()
+log.close()
+print(time.monotonic() - started)
+"""
+    assert float(run(script, path)) < 3  # what fits is written first
+
+
+def test_close_waits_for_another_processs_lock(path: Path, locked: sqlite3.Connection) -> None:
+    log = open_log(path)
+    append(log, "a")
+    closing = threading.Thread(target=log.close)
+    closing.start()
+    closing.join(0.6)
+    assert closing.is_alive()
+    locked.execute("ROLLBACK")
+    closing.join()
+    assert ids(log) == ["before", "a"]
+
+
 def test_a_full_disk_loses_nothing_that_fits_later(path: Path) -> None:
     script = """
 import resource

@@ -53,6 +53,14 @@ def test_a_list_that_cannot_be_had(claude: FakeClaude) -> None:
 
 
 @pytest.mark.usefixtures("key")
+def test_a_list_behind_redirects_in_a_circle(claude: FakeClaude) -> None:
+    claude.always(Error(307, headers={"location": MODELS}), path=MODELS)
+    with pytest.raises(UpstreamError, match="TooManyRedirects"):
+        list_models(ClassifierSettings())
+    assert len(claude.requests) == 2 * 3, "the SDK's one retry, too"
+
+
+@pytest.mark.usefixtures("key")
 def test_an_offline_client_answers_without_a_network(claude: FakeClaude) -> None:
     asked: list[Any] = []
 
