@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,23 +68,22 @@ class _WordReader:
 
     def __call__(self, texts: Sequence[str]) -> Iterator[Ids]:
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            rows = [self._words(text) for text in texts[start : start + _TEXTS_AT_ONCE]]
+            rows, known = [self._words(text) for text in texts[start : start + _TEXTS_AT_ONCE]], self._known
             try:
-                yield from self._joined(rows, self._known)
+                yield from [np.frombuffer(b"".join(map(known.__getitem__, words)), np.int64) for words in rows]
             except KeyError:
-                yield from self._joined(rows, self._with_new(rows))
+                yield from self._learned(rows, known)
 
-    @staticmethod
-    def _joined(rows: Sequence[Sequence[str]], ids_of: Mapping[str, bytes]) -> list[Ids]:
-        return [np.frombuffer(b"".join(map(ids_of.__getitem__, words)), np.int64) for words in rows]
-
-    def _with_new(self, rows: Sequence[Sequence[str]]) -> dict[str, bytes]:
-        """The ids of all words in `rows`: a copy, since another thread may empty the memory meanwhile."""
-        parts = {word: self._known.get(word) for words in rows for word in words}
-        new = [word for word, ids in parts.items() if ids is None]
+    def _learned(self, rows: Sequence[Sequence[str]], known: dict[str, bytes]) -> list[Ids]:
+        new = [word for word in dict.fromkeys(chain.from_iterable(rows)) if word not in known]
+        fresh: dict[str, bytes] = {}
         for start in range(0, len(new), _WORDS_AT_ONCE):
-            parts |= self._read(new[start : start + _WORDS_AT_ONCE])
-        return {word: ids or b"" for word, ids in parts.items()}
+            fresh |= self._read(new[start : start + _WORDS_AT_ONCE])
+        if len(known) + len(fresh) > _KNOWN_WORDS:
+            self._known = {}  # not emptied: other threads are reading the old one
+        self._known.update((word, ids) for word, ids in fresh.items() if len(word) <= _KNOWN_CHARS)
+        parts = ((fresh[word] if word in fresh else known[word] for word in words) for words in rows)
+        return [np.frombuffer(b"".join(part), np.int64) for part in parts]
 
     def _read(self, words: Sequence[str]) -> dict[str, bytes]:
         encoding = self._tokenizer.encode(" ".join(words), add_special_tokens=False)
@@ -92,8 +91,4 @@ class _WordReader:
         starts = np.array([start for start, _ in encoding.offsets], np.int64)
         ends = 8 * starts.searchsorted(list(accumulate(len(word) + 1 for word in words)))
         bounds = [0, *ends.tolist()]
-        fresh = {word: ids[start:end] for word, start, end in zip(words, bounds, bounds[1:], strict=False)}
-        if len(self._known) + len(fresh) > _KNOWN_WORDS:
-            self._known.clear()
-        self._known.update((word, part) for word, part in fresh.items() if len(word) <= _KNOWN_CHARS)
-        return fresh
+        return {word: ids[start:end] for word, start, end in zip(words, bounds, bounds[1:], strict=False)}
