@@ -86,7 +86,7 @@ class PreRouter:
         *,
         taxonomy: Taxonomy | str | Path | None = None,
         client: Any = None,
-        settings: Settings | None = None,
+        settings: Settings | Mapping[str, Any] | None = None,
         log: RouteLog | None = None,
     ) -> PreRouter:
         """A router from a model folder.
@@ -94,13 +94,14 @@ class PreRouter:
         source: a model folder; None: `model` of the settings, else the workspace's models/champion, else the shipped
             one. taxonomy: other definitions or tiers for the model's own labels; None: `taxonomy` of the settings, else
             the model folder's. client: the anthropic client that the classifier uses; None: made from the environment
-            at the first fall-through. log: gets every decision.
+            at the first fall-through. settings: all of them, or tables that stand above environment and file, such as
+            {"classifier": {"deadline_s": 1.0}}. log: gets every decision.
         Raises ConfigError, ModelFolderError.
         """
         from prerouter.claude import Classifier
         from prerouter.local import LocalClassifier
 
-        settings = settings or load_settings()
+        settings = settings if isinstance(settings, Settings) else load_settings(flags=settings)
         mode()  # a misspelt kill switch is refused here, once, and not by every request
         local = LocalClassifier.load(_model_folder(source, settings))
         labels, tiers = _taxonomy(taxonomy, settings, local), TierTable.load(settings.tiers)

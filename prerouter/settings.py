@@ -106,9 +106,15 @@ class Settings:
         return (self.workspace or Path()) / expanded(name)
 
 
-def load_settings(workspace: str | Path | None = None, *, environ: Mapping[str, str] | None = None) -> Settings:
+def load_settings(
+    workspace: str | Path | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Settings:
     """Settings of `workspace` (default: PREROUTER_WORKSPACE, else the nearest parent that is one, else none).
 
+    flags: tables in the form of the file, such as {"classifier": {"rpm": 50}}; they stand above everything else.
     Raises ConfigError for a missing workspace, broken TOML, an unknown key or a value of the wrong type.
     """
     environ = os.environ if environ is None else environ
@@ -119,7 +125,7 @@ def load_settings(workspace: str | Path | None = None, *, environ: Mapping[str, 
         # An empty variable is an unset one, as everywhere on the shell.
         if name.startswith(_PREFIX) and value and name not in ("PREROUTER_WORKSPACE", "PREROUTER_MODE"):
             settings = _with_variable(settings, name, value)
-    return _checked(settings)
+    return _checked(_with_table(settings, flags or {}, ""))
 
 
 def mode(environ: Mapping[str, str] | None = None) -> Mode:
@@ -185,7 +191,7 @@ def _with_variable(settings: Settings, name: str, value: str) -> Settings:
 
 
 def _replaced(record: Any, keys: list[str], value: str, name: str) -> Any:
-    kinds = {key: kind for key, kind in hints(type(record)).items() if key != "workspace"}
+    kinds = _kinds(record)
     key, *rest = keys
     if key in kinds and not rest and dataclasses.is_dataclass(kinds[key]):
         step = f"set one of its keys, such as {name}__{hints(kinds[key]).popitem()[0].upper()}"
@@ -195,6 +201,22 @@ def _replaced(record: Any, keys: list[str], value: str, name: str) -> Any:
     if rest:
         return dataclasses.replace(record, **{key: _replaced(getattr(record, key), rest, value, name)})
     return dataclasses.replace(record, **{key: convert(kinds[key], _parsed(kinds[key], value), name, key)})
+
+
+def _with_table(record: Any, table: Any, path: str) -> Any:
+    kinds, changed = _kinds(record), {}
+    for key, value in mapping(table, "flags", path).items():
+        place = f"{path}.{key}" if path else str(key)
+        if key not in kinds:
+            raise ConfigError(f"unknown key {place}", where="flags", next_step=did_you_mean(str(key), kinds))
+        nested = dataclasses.is_dataclass(kinds[key])
+        old = getattr(record, key)
+        changed[key] = _with_table(old, value, place) if nested else convert(kinds[key], value, "flags", place)
+    return dataclasses.replace(record, **changed)
+
+
+def _kinds(record: Any) -> dict[str, Any]:
+    return {key: kind for key, kind in hints(type(record)).items() if key != "workspace"}
 
 
 def _parsed(hint: Any, value: str) -> Any:

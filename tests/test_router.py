@@ -323,6 +323,11 @@ def test_a_missing_model_folder_is_refused_with_its_path(tmp_path: Path) -> None
         PreRouter.load(tmp_path / "nowhere")
 
 
+def test_settings_may_be_tables() -> None:
+    with PreRouter.load(settings={"router": {"priority": "speed"}}) as router:
+        assert router.decide(UNSURE).reason == "fall_through_off"
+
+
 def test_a_registry_address_is_refused_plainly() -> None:
     with pytest.raises(ConfigError, match="registry"):
         PreRouter.load("models:/prerouter@champion")

@@ -79,6 +79,16 @@ def test_flag_beats_environment_beats_file(tmp_path: Path) -> None:
     assert (settings.classifier.deadline_s, settings.classifier.rpm) == (0.5, 7)
 
 
+def test_tables_given_in_code_stand_above_everything(tmp_path: Path) -> None:
+    folder = _workspace(tmp_path / "w", "[classifier]\nrpm = 7\nattempts = 2")
+    environ = {"PREROUTER_CLASSIFIER__RPM": "8"}
+    settings = load_settings(folder, environ=environ, flags={"classifier": {"rpm": 9}, "router": {"priority": "speed"}})
+    assert (settings.classifier.rpm, settings.classifier.attempts, settings.router.priority) == (9, 2, "speed")
+    for wrong in ({"workspace": "x"}, {"classifier": {"rpn": 1}}, {"classifier": 3}, {"classifier": {"rpm": "9"}}):
+        with pytest.raises(ConfigError, match="flags"):
+            load_settings(folder, environ=environ, flags=wrong)
+
+
 def test_state_lives_in_the_workspace_or_in_the_state_home(tmp_path: Path) -> None:
     folder = _workspace(tmp_path / "w")
     assert load_settings(folder, environ={}).state_dir == folder / ".prerouter"
