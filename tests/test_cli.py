@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -85,11 +84,6 @@ def test_route_takes_a_messages_body(run: Any) -> None:
 def test_route_takes_json_that_is_no_body_as_text(run: Any) -> None:
     assert run("route", '{"a": 1}', "--json").code == 0
     assert run("route", '{"a": ', "--json").code == 0
-
-
-def test_route_reads_standard_input(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(SURE.encode())))
-    assert run("route", "-", "--json").json["label"] == "simple"
 
 
 def test_route_asks_claude_when_unsure(run: Any, key: FakeClaude) -> None:
