@@ -46,8 +46,8 @@ class Recipe:
     """
 
     epochs: int = 3
-    rate: float = 1e-4
-    layer_decay: float = 1.0
+    rate: float = 2e-4
+    layer_decay: float = 0.8
     head_rate: float = 1e-3
     batch: int = 32
     dropout: float = 0.1

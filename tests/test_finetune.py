@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,17 @@ from prerouter.export import HEAD_TOKENS, TAIL_TOKENS, export_transformer
 from prerouter.finetune import Finetuned, Recipe, finetune
 
 WORDS = ["the", "of", "cat", "mat", "naive", "café", "£", "α"]
-QUICK = Recipe(epochs=25, rate=3e-3, head_rate=1e-2, batch=16)
+QUICK = Recipe(epochs=25, rate=3e-3, layer_decay=1.0, head_rate=1e-2, batch=16)
 N_TOKENS = HEAD_TOKENS + TAIL_TOKENS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads cost more than they save on so small a model, and wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
