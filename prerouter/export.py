@@ -55,7 +55,7 @@ def distil_static(source: str | Path, out: Path, *, n_dims: int = 128, sif_a: fl
 
     Raises MissingExtraError without the `transformer` extra, ConfigError when `source` is not a WordPiece model.
     """
-    model = _transformer(source)
+    model = load_transformer(source)
     tokenizer = _tokenizer(model)
     if tokenizer["model"]["type"] != "WordPiece":
         step = "distil from a BERT-like model such as all-MiniLM-L6-v2"
@@ -87,7 +87,7 @@ def export_transformer(
     before every text, or whose graph does not give the model's embeddings.
     """
     # Written out, attention becomes a graph of fewer nodes: 7 % less time at 192 tokens than from the fused operator.
-    model = _transformer(name_or_folder, model_kwargs={"attn_implementation": "eager"})
+    model = load_transformer(name_or_folder, model_kwargs={"attn_implementation": "eager"})
     if model.default_prompt_name:
         step = "choose a model without a default prompt, such as all-MiniLM-L6-v2"
         raise ConfigError("this model needs a prompt before texts", where=str(name_or_folder), next_step=step)
@@ -98,13 +98,13 @@ def export_transformer(
         if int8:
             _quantise(scratch / "model.onnx")
         write_whole(scratch / "tokenizer.json", _compact(_tokenizer(model) | tokenizer))
-        write_whole(scratch / "encoder.json", _compact(asdict(_spec(model, head_tokens, tail_tokens))))
+        write_whole(scratch / "encoder.json", _compact(asdict(transformer_spec(model, head_tokens, tail_tokens))))
         _compare(model, scratch, at_least=0.95 if int8 else 0.9999)
         for part in TRANSFORMER_FILES:
             write_whole(out / part, (scratch / part).read_bytes())
 
 
-def _spec(model: SentenceTransformer, head_tokens: int, tail_tokens: int) -> TransformerSpec:
+def transformer_spec(model: SentenceTransformer, head_tokens: int, tail_tokens: int) -> TransformerSpec:
     bare, whole = (model.tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
     start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
     max_tokens = model.max_seq_length or 512
@@ -165,7 +165,7 @@ def _compare(model: SentenceTransformer, folder: Path, *, at_least: float) -> No
         raise ConfigError(what, where="export", next_step="export with int8=False, or choose another model")
 
 
-def _transformer(source: str | Path, **options: Any) -> SentenceTransformer:
+def load_transformer(source: str | Path, **options: Any) -> SentenceTransformer:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:

@@ -102,7 +102,7 @@ def finetune(
     recipe = recipe or Recipe()
     targets, row_weights = _targets(len(texts), labels, n_labels, weights)
     targets = (1 - recipe.smoothing) * targets + np.float32(recipe.smoothing / n_labels)
-    model = export._transformer(source or export.minilm_folder(), model_kwargs={"attn_implementation": "eager"})
+    model = export.load_transformer(source or export.minilm_folder(), model_kwargs={"attn_implementation": "eager"})
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -188,7 +188,7 @@ def _embed(model: SentenceTransformer, rows: Sequence[Ids]) -> torch.Tensor:
 
 def _read(model: SentenceTransformer, texts: Sequence[str]) -> list[Ids]:
     """What the served encoder reads of each text: first and last tokens between the special ones."""
-    spec = export._spec(model, export.HEAD_TOKENS, export.TAIL_TOKENS)
+    spec = export.transformer_spec(model, export.HEAD_TOKENS, export.TAIL_TOKENS)
     tokenizer = model.tokenizer.backend_tokenizer
     tokenizer.no_truncation()
     tokenizer.no_padding()
