@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 from fake_claude import FakeClaude
+from hypothesis import settings
+
+# No time limit for an example: a busy machine is not a defect. The rest is as Hypothesis chose, in CI fixed seeds.
+settings.register_profile("patient", parent=settings.default, deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)
