@@ -6,10 +6,11 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from prerouter.errors import ConfigError, PreRouterError
+from prerouter.flags import Parser, command, lazy, positive
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,18 +84,13 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message, where=self.prog, next_step=f"{self.prog} --help")
-
-
 def _parser() -> argparse.ArgumentParser:
-    shared = _Parser(add_help=False)
+    shared = Parser(add_help=False)
     shared.add_argument("--workspace", metavar="DIR", default=argparse.SUPPRESS, help="default: the nearest parent")
-    parser = _Parser(prog="prerouter", description="Route Claude requests to the cheapest tier that will do.")
+    parser = Parser(prog="prerouter", description="Route Claude requests to the cheapest tier that will do.")
     parser.add_argument("--workspace", metavar="DIR", default=None, help="default: the nearest parent that is one")
     parser.add_argument("--version", action=_Version)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
     for add in (_route, _log, _init, _doctor, _demo):
         add(commands, shared)
     return parser
@@ -111,23 +107,11 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _command(commands: Any, shared: _Parser, name: str, about: str, example: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        parents=[shared],
-        help=about,
-        description=about,
-        epilog=f"examples:\n{example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    return parser
-
-
-def _route(commands: Any, shared: _Parser) -> None:
+def _route(commands: Any, shared: Parser) -> None:
     example = """  prerouter route "Is this review positive? 'Loved it.'"
   prerouter route --local-only --explain "Prove that the protocol is linearizable."
   prerouter route --input requests.jsonl --output decisions.jsonl --tag team=search"""
-    parser = _command(commands, shared, "route", "Decide which tier a request needs; send nothing else.", example)
+    parser = command(commands, shared, "route", "Decide which tier a request needs; send nothing else.", example)
     parser.add_argument("text", nargs="?", metavar="TEXT", help="a request, or a Messages body as JSON; - reads stdin")
     parser.add_argument("--input", metavar="FILE", help="JSONL with `text` or `messages` on each line; - is stdin")
     parser.add_argument("--output", metavar="FILE", help="JSONL, one Decision per line of the input; - is stdout")
@@ -140,23 +124,23 @@ def _route(commands: Any, shared: _Parser) -> None:
     parser.add_argument("--priority", choices=("quality", "speed", "cost"), help="default: cost")
     parser.add_argument("--skip-bad", action="store_true", help="report broken lines in the output and go on; exit 1")
     parser.add_argument("--tag", metavar="K=V", action="append", default=[], help="for rules and the log; repeatable")
-    parser.set_defaults(run=_lazy("prerouter.routing", "run_route"))
+    parser.set_defaults(run=lazy("prerouter.routing", "run_route"))
 
 
-def _log(commands: Any, shared: _Parser) -> None:
+def _log(commands: Any, shared: Parser) -> None:
     example = """  prerouter log stats --json
   prerouter log tail -n 20 -f
   prerouter log export - | jq .decided_by"""
     about = "Look at the routing log: path, tail, export, prune, stats."
-    parser = _command(commands, shared, "log", about, example)
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, parser_class=_Parser)
-    run = _lazy("prerouter.logview", "run_log")
+    parser = command(commands, shared, "log", about, example)
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, parser_class=Parser)
+    run = lazy("prerouter.logview", "run_log")
     for name, about in _LOG_VERBS.items():
         verb = verbs.add_parser(name, parents=[shared], help=about, description=about)
         verb.add_argument("--json", action="store_true", help="print JSON")
         verb.set_defaults(run=run, verb=name)
         if name == "tail":
-            verb.add_argument("-n", type=_positive, default=10, metavar="N", help="rows (default 10)")
+            verb.add_argument("-n", type=positive, default=10, metavar="N", help="rows (default 10)")
             verb.add_argument("-f", "--follow", action="store_true", help="go on printing new rows")
         if name == "export":
             verb.add_argument("file", metavar="FILE", help="JSONL; - is stdout")
@@ -174,50 +158,28 @@ _LOG_VERBS = {
 }
 
 
-def _init(commands: Any, shared: _Parser) -> None:
-    parser = _command(
+def _init(commands: Any, shared: Parser) -> None:
+    parser = command(
         commands, shared, "init", "Make a workspace: settings, labels, models.", "  prerouter init routing"
     )
     parser.add_argument("dir", nargs="?", default=".", metavar="DIR", help="default: this folder")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=_lazy("prerouter.workspace", "run_init"))
+    parser.set_defaults(run=lazy("prerouter.workspace", "run_init"))
 
 
-def _doctor(commands: Any, shared: _Parser) -> None:
+def _doctor(commands: Any, shared: Parser) -> None:
     about = "Check model, settings, prices, key and log; exit 1 when one of them is a problem."
-    parser = _command(commands, shared, "doctor", about, "  prerouter doctor --json")
+    parser = command(commands, shared, "doctor", about, "  prerouter doctor --json")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--model", metavar="DIR", help="model folder to check")
-    parser.set_defaults(run=_lazy("prerouter.doctor", "run_doctor"))
+    parser.set_defaults(run=lazy("prerouter.doctor", "run_doctor"))
 
 
-def _demo(commands: Any, shared: _Parser) -> None:
+def _demo(commands: Any, shared: Parser) -> None:
     about = "See requests routed, without a key, in a temporary workspace."
-    parser = _command(commands, shared, "demo", about, "  prerouter demo")
+    parser = command(commands, shared, "demo", about, "  prerouter demo")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=_lazy("prerouter.demo", "run_demo"))
-
-
-def _lazy(module: str, name: str) -> Callable[[argparse.Namespace], int]:
-    """The command's function, imported when it is run: `--help` stays fast."""
-
-    def run(options: argparse.Namespace) -> int:
-        from importlib import import_module
-
-        code: int = getattr(import_module(module), name)(options)
-        return code
-
-    return run
-
-
-def _positive(value: str) -> int:
-    try:
-        number = int(value)
-    except ValueError:
-        number = 0
-    if not 1 <= number <= 10**9:
-        raise argparse.ArgumentTypeError(f"{value} is not a whole number from 1 to 1,000,000,000")
-    return number
+    parser.set_defaults(run=lazy("prerouter.demo", "run_demo"))
 
 
 if __name__ == "__main__":

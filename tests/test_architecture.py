@@ -14,7 +14,20 @@ PACKAGE = Path(__file__).parent.parent / "prerouter"
 # Lower layers first. A room may import from the layers above it in this list, never from its own or a later one.
 ORDER = [
     {"errors"},
-    {"records", "files", "tables", "progress", "background", "breaker", "cache", "guard", "sealed", "body", "tokens"},
+    {
+        "records",
+        "flags",
+        "files",
+        "tables",
+        "progress",
+        "background",
+        "breaker",
+        "cache",
+        "guard",
+        "sealed",
+        "body",
+        "tokens",
+    },
     {"settings", "text"},
     {"taxonomy", "tiers"},
     {"prompt", "encoder", "logschema"},

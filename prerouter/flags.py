@@ -1,0 +1,51 @@
+"""What every command's flags are made of. Imported by `--help`, so it and the rooms on top of it stay light."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, NoReturn
+
+from prerouter.errors import ConfigError
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises ConfigError where argparse would print and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message, where=self.prog, next_step=f"{self.prog} --help")
+
+
+def command(commands: Any, shared: Parser, name: str, about: str, example: str) -> argparse.ArgumentParser:
+    """A subparser of `commands` with the flags of `shared`; `example` is printed as it stands below `--help`."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        parents=[shared],
+        help=about,
+        description=about,
+        epilog=f"examples:\n{example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
+
+
+def lazy(module: str, name: str) -> Callable[[argparse.Namespace], int]:
+    """The command's function, imported when it is run: `--help` stays fast."""
+
+    def run(options: argparse.Namespace) -> int:
+        code: int = getattr(import_module(module), name)(options)
+        return code
+
+    return run
+
+
+def positive(value: str) -> int:
+    """The type of a flag that takes a whole number from 1 on."""
+    try:
+        number = int(value)
+    except ValueError:
+        number = 0
+    if not 1 <= number <= 10**9:
+        raise argparse.ArgumentTypeError(f"{value} is not a whole number from 1 to 1,000,000,000")
+    return number
