@@ -50,15 +50,22 @@ class Guard:
 
 
 def fit(
-    embeddings: Floats, texts: Sequence[str], held_out: Floats, held_out_texts: Sequence[str], seed: int = 0
+    embeddings: Floats,
+    texts: Sequence[str],
+    held_out: Floats,
+    held_out_texts: Sequence[str],
+    *,
+    seed: int = 0,
+    lost: float = LOST,
 ) -> Guard:
     """The guard of a stage: centroids and words from its training rows, both limits from held-out rows.
 
-    embeddings, held_out: (n_rows, n_dims), unit length.
+    embeddings, held_out: (n_rows, n_dims), unit length. lost: share of held-out rows, in [0, 1), that the distance
+    limit turns away; the language limit always turns away LOST.
     """
     centroids, words = fit_centroids(embeddings, seed=seed), common_words(texts)
     unknown = np.array([unknown_share(text, words) for text in held_out_texts])
-    limit, max_unknown = _all_but_lost(distances(held_out, centroids)), _all_but_lost(unknown)
+    limit, max_unknown = _all_but(lost, distances(held_out, centroids)), _all_but(LOST, unknown)
     return Guard(centroids, min(limit, MAX_DISTANCE), words, max_unknown)
 
 
@@ -100,9 +107,9 @@ def unknown_share(text: str, words: Collection[str]) -> float:
     return (letters - known) / letters if letters else 1.0
 
 
-def _all_but_lost(values: Floats) -> float:
-    """The value that all but LOST of `values` are within; 0.0, which passes next to nothing, without values."""
-    return float(np.quantile(values, 1 - LOST)) if len(values) else 0.0
+def _all_but(lost: float, values: Floats) -> float:
+    """The value that all but a share of `lost` are within; 0.0, which passes next to nothing, without values."""
+    return float(np.quantile(values, 1 - lost)) if len(values) else 0.0
 
 
 def _squared_distances(embeddings: Floats, centroids: Floats) -> Floats:

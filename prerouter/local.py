@@ -134,6 +134,11 @@ class LocalClassifier:
             out += self._score_chunk(requests[start : start + CHUNK], strict)
         return out
 
+    def probabilities(self, requests: Sequence[Request]) -> list[tuple[tuple[float, ...], ...]]:
+        """Each request's calibrated probabilities in every stage, also in those after one that decides."""
+        by_stage = [stage.probabilities(requests)[1].tolist() for stage in self._stages]
+        return [tuple(map(tuple, of_one)) for of_one in zip(*by_stage, strict=True)]
+
     def warm(self) -> None:
         """Load what later stages load at their first use, and run their probes. Raises ModelFolderError."""
         self._check_probes(object, TOLERANCE_ONNX)

@@ -1,10 +1,10 @@
 """How often does the certificate lie? python training/benchmarks/certificate.py DATA_DIR [MODEL_DIR]
 
 Populations whose true risk at every gate is known: two synthetic ones, with honest and with overconfident
-probabilities, and the shipped data's own rows that were not fitted, as the shipped model scores them. From each,
-calibrate and certify parts are drawn with replacement, DRAWS times, and the whole procedure is run. A violation is an
-open gate at which the population's own under-routing or disagreement is above the contract. At 95 % confidence the
-lower 95 % bound of the violation rate must be at most 5 %. Prints a table and writes certificate.json beside this
+probabilities, and the shipped data's own rows that were not fitted, as both stages of the shipped model see them. From
+each, calibrate and certify parts are drawn with replacement, DRAWS times, and the whole procedure is run. A violation
+is an open gate at which the population's own under-routing or disagreement is above the contract. At 95 % confidence
+the lower 95 % bound of the violation rate must be at most 5 %. Prints a table and writes certificate.json beside this
 file; exits 1 when a bound is broken. Takes some minutes.
 """
 
@@ -13,24 +13,27 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 sys.path.append(str(Path(__file__).parent.parent))
-from rebuild_default import read_rows, set_aside, split
+import gates
+from rows import read_rows, split
+from stages import Learnt
 
-from prerouter import certify, text
+from prerouter import certify, modelfolder
 from prerouter.certify import Contract, Scored
 from prerouter.errors import PreRouterError
 from prerouter.files import shipped
-from prerouter.local import LocalClassifier
-from prerouter.records import Request
 
 DRAWS = 2000
 SIZES = (600, 2400)  # rows of calibrate and certify, about the shipped model's
-CONTRACTS = (Contract(0.02, 0.05), Contract(0.03, 0.06), Contract(0.05, 0.10))
+CONTRACTS = tuple(Contract(*limits) for limits in gates.LIMITS[1:])
+
+Population = Callable[[Contract], Scored]
 
 
 def main() -> int:
@@ -46,38 +49,40 @@ def main() -> int:
         return error.exit_code
     populations = {"synthetic": synthetic(1.0), "synthetic, overconfident": synthetic(0.5), "shipped data": real}
     found = []
-    for name, (probabilities, familiar, truth) in populations.items():
+    for name, population in populations.items():
         for contract in CONTRACTS:
-            risk = np.where(familiar, certify.risk(probabilities, contract), np.inf)
-            everyone = Scored(risk[None], probabilities.argmax(axis=1)[None], truth)
-            found.append({"population": name} | simulate(everyone, contract))
-            print(json.dumps(found[-1]))
+            found.append({"population": name} | simulate(population(contract), contract))
+            print(json.dumps(found[-1]), flush=True)
     Path(__file__).with_suffix(".json").write_text(json.dumps({"draws": DRAWS, "runs": found}, indent=1) + "\n")
     return int(any(run["violation_lower_95"] > 0.05 for run in found))
 
 
-def synthetic(temperature: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """100,000 rows: stated probabilities, whether the guard lets them pass, labels drawn from the true probabilities.
+def synthetic(temperature: float) -> Population:
+    """100,000 rows of one stage whose labels are drawn from the true probabilities; the guard turns 5 % away.
 
     A temperature below 1 makes the stated probabilities more extreme than the true ones.
     """
     rng = np.random.default_rng(0)
     true = certify.softmax(rng.normal(size=(100_000, 3)) * 3)
     truth = (rng.random(len(true))[:, None] > true.cumsum(axis=1)).sum(axis=1).clip(max=2)
-    return certify.softmax(np.log(true) / temperature), rng.random(len(true)) > 0.05, truth
+    stated, familiar = certify.softmax(np.log(true) / temperature), rng.random(len(true)) > 0.05
+
+    def population(contract: Contract) -> Scored:
+        risk = np.where(familiar, certify.risk(stated, contract), np.inf)
+        return Scored(risk[None], stated.argmax(axis=1)[None], truth)
+
+    return population
 
 
-def shipped_rows(data: Path, model: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The same of the shipped data's rows in test, calibrate and certify, as the shipped model scores them."""
-    classifier = LocalClassifier.load(model)
-    rows = read_rows(data / "requests", classifier.taxonomy)
-    test, rest = set_aside(rows)
-    parts = split(rows, rest)
-    at = np.concatenate([test, parts["calibrate"], parts["certify"]])
-    requests = [Request(rows.texts[i], "", tuple(rows.signals[i].tolist()), text.TEXT_VERSION, 0) for i in at]
-    scores = classifier.score_many(requests)
-    familiar = np.array([one.distance <= one.limit for one in scores])
-    return np.array([one.probabilities for one in scores]), familiar, rows.truth[at]
+def shipped_rows(data: Path, folder: Path) -> Population:
+    """The shipped data's rows in calibrate and certify, as the stages of the model in `folder` see them."""
+    model = modelfolder.load(folder)
+    rows = read_rows(data, model.taxonomy)
+    parts = split(rows)
+    rows = rows.take(np.concatenate([parts["calibrate"], parts["certify"]]))
+    learnt = Learnt(tuple(stage.encoder for stage in model.stages), tuple(stage.head for stage in model.stages))
+    seen = gates.see(learnt, rows)
+    return lambda contract: gates.scored(rows, seen, model.stages, contract, np.arange(len(rows.truth)))
 
 
 def simulate(everyone: Scored, contract: Contract) -> dict[str, Any]:
@@ -88,7 +93,7 @@ def simulate(everyone: Scored, contract: Contract) -> dict[str, Any]:
         path = certify.propose_path(calibrate, contract)
         n_passed = certify.walk(path, rows, contract)
         if n_passed:
-            true = certify.tally(everyone, (path[n_passed - 1],))
+            true = certify.tally(everyone, (path[n_passed - 1],) * len(everyone.risk))
             coverage.append(true.n_accepted / n_rows)
             n_broken += breaks(true, contract)
     return {
