@@ -24,10 +24,13 @@ if TYPE_CHECKING:
         UnsupportedRequest,
         UpstreamError,
     )
+    from prerouter.evaluation import evaluate
+    from prerouter.labelling import label
     from prerouter.records import Decision
     from prerouter.routelog import RouteLog
     from prerouter.router import PreRouter
     from prerouter.settings import Settings
+    from prerouter.training import train
 
 __all__ = [
     "BudgetExceeded",
@@ -44,9 +47,23 @@ __all__ = [
     "Settings",
     "UnsupportedRequest",
     "UpstreamError",
+    "evaluate",
+    "label",
+    "train",
 ]
 
-_ROOMS = {"Decision": "records", "PreRouter": "router", "RouteLog": "routelog", "Settings": "settings"}
+# Public functions are train, evaluate, label, retrain; their rooms are training, evaluation, labelling, retraining (as
+# `routing` is of `prerouter route`). A room of the function's own name would take its place: importing a submodule sets
+# that name on the package.
+_ROOMS = {
+    "Decision": "records",
+    "PreRouter": "router",
+    "RouteLog": "routelog",
+    "Settings": "settings",
+    "label": "labelling",
+    "evaluate": "evaluation",
+    "train": "training",
+}
 
 
 def __getattr__(name: str) -> Any:

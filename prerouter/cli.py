@@ -11,6 +11,10 @@ from typing import Any, NoReturn
 
 from prerouter.errors import ConfigError, PreRouterError
 from prerouter.flags import Parser, command, lazy, positive
+from prerouter.flags_evaluate import COMMANDS as EVALUATE
+from prerouter.flags_label import COMMANDS as LABEL
+from prerouter.flags_learn import COMMANDS as LEARN
+from prerouter.flags_review import COMMANDS as REVIEW
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workspace", metavar="DIR", default=None, help="default: the nearest parent that is one")
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
-    for add in (_route, _log, _init, _doctor, _demo):
+    for add in (_route, *LABEL, *REVIEW, *LEARN, *EVALUATE, _log, _init, _doctor, _demo):
         add(commands, shared)
     return parser
 

@@ -42,12 +42,15 @@ _log = logging.getLogger("prerouter.classifier")
 class Fault(Exception):
     """One call that brought no answer. `told` goes to the log: status and error type, never a word of the request.
 
-    retry: whether another try may help. retry_after_s: what the API asked for, in seconds.
+    retry: whether another try may help. retry_after_s: what the API asked for, in seconds. status: of HTTP, or 0.
     """
 
-    def __init__(self, reason: Reason, told: str, *, retry: bool = False, retry_after_s: float = 0.0) -> None:
+    def __init__(
+        self, reason: Reason, told: str, *, retry: bool = False, retry_after_s: float = 0.0, status: int = 0
+    ) -> None:
         super().__init__(told)
         self.reason, self.told, self.retry, self.retry_after_s = reason, told, retry, retry_after_s
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True)

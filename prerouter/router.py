@@ -91,19 +91,20 @@ class PreRouter:
     ) -> PreRouter:
         """A router from a model folder.
 
-        source: a model folder; None: `model` of the settings, else the workspace's models/champion, else the shipped
-            one. taxonomy: other definitions or tiers for the model's own labels; None: `taxonomy` of the settings, else
-            the model folder's. client: the anthropic client that the classifier uses; None: made from the environment
-            at the first fall-through. settings: all of them, or tables that stand above environment and file, such as
+        source: a model folder, or models:/NAME@ALIAS or models:/NAME/VERSION of an MLflow registry; None: `model` of
+            the settings, else the workspace's models/champion, else the shipped one. taxonomy: other definitions or
+            tiers for the model's own labels; None: `taxonomy` of the settings, else the model folder's. client: the
+            anthropic client that the classifier uses; None: made from the environment at the first fall-through.
+            settings: all of them, or tables that stand above environment and file, such as
             {"classifier": {"deadline_s": 1.0}}. log: gets every decision.
-        Raises ConfigError, ModelFolderError.
+        Raises ConfigError, ModelFolderError, UpstreamError when a registry could not be asked.
         """
         from prerouter.claude import Classifier
         from prerouter.local import LocalClassifier
 
         settings = settings if isinstance(settings, Settings) else load_settings(flags=settings)
         mode()  # a misspelt kill switch is refused here, once, and not by every request
-        local = LocalClassifier.load(_model_folder(source, settings))
+        local = LocalClassifier.load(model_folder(source, settings))
         labels, tiers = _taxonomy(taxonomy, settings, local), TierTable.load(settings.tiers)
         return cls(local, labels, Classifier(labels, tiers, settings.classifier, client=client), tiers, settings, log)
 
@@ -303,15 +304,18 @@ class PreRouter:
         return decision
 
 
-def _model_folder(source: str | Path | None, settings: Settings) -> Path:
+def model_folder(source: str | Path | None, settings: Settings) -> Path:
+    """The folder that `source` means, see `PreRouter.load`; one in a registry is downloaded, or found in the cache."""
     if source is None and settings.model:
-        return settings.resolve(settings.model)
-    champion = settings.workspace / "models" / "champion" if settings.workspace else None
+        source = settings.model if settings.model.startswith("models:/") else settings.resolve(settings.model)
     if source is None:
-        return champion if champion and champion.exists() else shipped("models/default")
+        champion = settings.workspace / "models" / "champion" if settings.workspace else None
+        # A link whose folder is gone must not mean another model without anyone noticing.
+        return champion if champion and os.path.lexists(champion) else shipped("models/default")
     if str(source).startswith("models:/"):
-        step = "download the model folder and pass its path"
-        raise ConfigError("this version reads no model registry", where=str(source), next_step=step)
+        from prerouter.registry import fetch
+
+        return fetch(str(source), settings)
     return Path(source)
 
 

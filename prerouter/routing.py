@@ -14,14 +14,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from prerouter.errors import ConfigError, DataError, InvalidRequest
+from prerouter.errors import ConfigError, DataError, InvalidRequest, ModelFolderError, UpstreamError
 from prerouter.files import open_output, read_jsonl
 from prerouter.progress import Progress
 from prerouter.records import Decision
-from prerouter.settings import ClassifierSettings, load_settings, tag_pair
+from prerouter.settings import ClassifierSettings, Settings, load_settings, tag_pair
 
 if TYPE_CHECKING:
     from prerouter.local import Explanation
+    from prerouter.routelog import RouteLog
     from prerouter.router import Body, Options, PreRouter
 
 BATCH = 128  # rows between two flushes of the output
@@ -69,17 +70,25 @@ class _Tally:
 def run_route(options: argparse.Namespace) -> int:
     """Exit code of `prerouter route`."""
     from prerouter.routelog import RouteLog
-    from prerouter.router import PreRouter
 
     _check_usage(options)
     settings = load_settings()
     with ExitStack() as stack:
         log = stack.enter_context(RouteLog.open(settings=settings))
-        router = stack.enter_context(PreRouter.load(options.model, settings=settings, log=log))
+        router = stack.enter_context(_router(options.model, settings, log))
         decide_options = _decide_options(options, router)
         if options.input:
             return _route_file(router, options, decide_options)
         return _route_one(router, options, decide_options)
+
+
+def _router(model: str | None, settings: Settings, log: RouteLog) -> PreRouter:
+    from prerouter.router import PreRouter
+
+    try:
+        return PreRouter.load(model, settings=settings, log=log)
+    except UpstreamError as error:  # a registry's; this command never exits 3
+        raise ModelFolderError(error.what, where=error.where, next_step=error.next_step) from error
 
 
 def _check_usage(options: argparse.Namespace) -> None:
@@ -106,7 +115,7 @@ def _decide_options(options: argparse.Namespace, router: PreRouter) -> Options:
 
 
 def _route_one(router: PreRouter, options: argparse.Namespace, chosen: Options) -> int:
-    body = _typed_body(sys.stdin.read() if options.text == "-" else options.text)
+    body = typed_body(sys.stdin.read() if options.text == "-" else options.text)
     explanation = _explained(router, body)
     if not options.local_only and not (explanation and explanation.reason == "above_gate"):
         router.warm()  # the deadline is for Claude, not for importing the SDK
@@ -130,7 +139,7 @@ def _explained(router: PreRouter, body: Body) -> Explanation | None:
         return None  # the Decision will say local_error
 
 
-def _typed_body(text: str) -> Body:
+def typed_body(text: str) -> Body:
     """A Messages body if `text` is a JSON object with messages, else the text itself."""
     if text.lstrip().startswith("{"):
         try:

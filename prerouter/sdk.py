@@ -22,6 +22,8 @@ from prerouter.settings import ClassifierSettings
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+Headers = Mapping[str, str]  # of a response; names in any capitals
+
 KEYS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")  # without a client, one of these says that calls are wanted
 
 LISTING_S = 15.0  # seconds for the list of models, the SDK's import included
@@ -89,25 +91,29 @@ class Sdk:
         self._prompt, self._given = prompt, given
         self._shares_http = given is not None and _has_own_http(given)
         self._client: Any = None
-        self._threads: set[Future[bytes]] = set()
+        self._threads: set[Future[tuple[bytes, Headers]]] = set()
 
     @property
     def busy(self) -> int:
         return len(self._threads)
 
     async def open(self) -> None:
-        self._ready()
+        self.client()
 
     async def ask(self, request: Request, timeout_s: float) -> Verdict:
-        client = self._ready()
-        body = self._prompt.body(request)
+        return (await self.message(self._prompt, request, timeout_s))[0]
+
+    async def message(self, prompt: Prompt, request: Request, timeout_s: float) -> tuple[Verdict, Headers]:
+        """One call with any prompt, and the headers of the response. Raises Fault."""
+        client = self.client()
+        body = prompt.body(request)
         try:
-            send = _send if _is_async(client) else self._send_in_thread
-            raw = await send(client, body, timeout_s)
+            send = _send if is_async(client) else self._send_in_thread
+            raw, headers = await send(client, body, timeout_s)
         except Exception as error:
             raise fault(error) from error
         try:
-            return self._prompt.verdict(json.loads(raw))
+            return prompt.verdict(json.loads(raw)), headers
         except (ValueError, RecursionError) as error:
             raise Fault("classifier_invalid", "the response is not JSON") from error
 
@@ -115,18 +121,18 @@ class Sdk:
         client, self._client = self._client, None
         if client is None or self._shares_http:
             return
-        if _is_async(client):
+        if is_async(client):
             await client.close()
         else:
             client.close()
 
-    def _ready(self) -> Any:
+    def client(self) -> Any:
         """The client, made on the flights' thread: importing the SDK takes most of a second."""
         if self._client is None:
             self._client = _copy(self._given)
         return self._client
 
-    async def _send_in_thread(self, client: Any, body: dict[str, Any], timeout_s: float) -> bytes:
+    async def _send_in_thread(self, client: Any, body: dict[str, Any], timeout_s: float) -> tuple[bytes, Headers]:
         import asyncio
 
         from prerouter.background import in_thread
@@ -141,20 +147,20 @@ class _BadBody(Exception):
     """The headers of a success came, the body did not. Leaving the response then drops its connection."""
 
 
-async def _send(client: Any, body: dict[str, Any], timeout_s: float) -> bytes:
+async def _send(client: Any, body: dict[str, Any], timeout_s: float) -> tuple[bytes, Headers]:
     async with client.messages.with_streaming_response.create(**body, timeout=timeout_s) as response:
         with _reading() as read:
             async for chunk in response.iter_bytes():
                 _add(read, chunk)
-    return bytes(read)
+    return bytes(read), response.headers
 
 
-def _send_blocking(client: Any, body: dict[str, Any], timeout_s: float) -> bytes:
+def _send_blocking(client: Any, body: dict[str, Any], timeout_s: float) -> tuple[bytes, Headers]:
     until = time.monotonic() + timeout_s
     with client.messages.with_streaming_response.create(**body, timeout=timeout_s) as response, _reading() as read:
         for chunk in itertools.takewhile(lambda _: time.monotonic() < until, response.iter_bytes()):
             _add(read, chunk)
-    return bytes(read)
+    return bytes(read), response.headers
 
 
 @contextmanager
@@ -195,7 +201,7 @@ def _status_fault(error: Any) -> Fault:
     told = f"HTTP {status} {error.type} {error.error_code or ''} request_id={error.request_id}"
     wanted = {"true": True, "false": False}.get(headers.get("x-should-retry"), status in _RETRIED or status >= 500)
     retry = wanted and status not in _FINAL and error.error_code not in _SPENT
-    return Fault("classifier_error", told, retry=retry, retry_after_s=_retry_after_s(headers))
+    return Fault("classifier_error", told, retry=retry, retry_after_s=_retry_after_s(headers), status=status)
 
 
 def _retry_after_s(headers: Any) -> float:
@@ -223,12 +229,12 @@ def check_client(client: Any) -> None:
     if not (hasattr(client, "messages") and hasattr(client, "with_options")):
         what = f"{type(client).__name__} is no anthropic client"
         raise ConfigError(what, where="client", next_step="pass an anthropic.Anthropic, or None")
-    if _is_async(client) and _has_own_http(client):
+    if is_async(client) and _has_own_http(client):
         what = "an async client with its own http_client belongs to its event loop"
         raise ConfigError(what, where="client", next_step="pass an anthropic.Anthropic with that http_client")
 
 
-def _is_async(client: Any) -> bool:
+def is_async(client: Any) -> bool:
     return hasattr(client, "__aenter__")
 
 
@@ -243,7 +249,7 @@ def _copy(given: Any) -> Any:
 
     if given is not None and _has_own_http(given):
         return given.with_options(max_retries=0)
-    asynchronous = given is None or _is_async(given)
+    asynchronous = given is None or is_async(given)
     kind = anthropic.DefaultAsyncHttpxClient if asynchronous else anthropic.DefaultHttpxClient
     own: dict[str, Any] = {"max_retries": 0, "http_client": kind(max_redirects=MAX_REDIRECTS)}
     return anthropic.AsyncAnthropic(**own) if given is None else given.with_options(**own)

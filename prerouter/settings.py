@@ -68,6 +68,39 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class CostSettings:
+    """What is assumed about requests when the cost of a policy is worked out from texts alone."""
+
+    chars_per_token: float = 4.0  # English prose in the tokenizer of Claude 4.6; later ones count more, see tiers.toml
+    answer_tokens: int = 400  # of an answer, the same whatever the model, thinking included
+    other_tokens: int = 0  # system prompt, tools and history of a request, which a data row does not show
+
+
+@dataclass(frozen=True, slots=True)
+class TrackSettings:
+    """How trainings are logged to MLflow. Where: MLFLOW_TRACKING_URI, else mlflow.db in the state folder."""
+
+    experiment: str = "prerouter"  # MLFLOW_EXPERIMENT_NAME stands above it
+    model: str = "prerouter"  # registered under this name, loaded as models:/NAME@champion
+    timeout_s: float = 300.0  # seconds for logging or downloading one model, MLflow's start included
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSettings:
+    """How `prerouter label` asks."""
+
+    model: str | None = None  # the labeller; default: classifier.model
+    rpm: int | None = None  # calls per minute; default: what the API's headers name
+    concurrency: int | None = None  # calls at a time; default: what that rate needs
+    attempts: int = 8  # calls per question in one run, at most
+    poll_s: float = 30.0  # seconds between two looks at batches that are on their way
+    batch_requests: int = 10_000  # per batch; the API takes 100,000, at ten times the memory here
+    batch_mb: int = 100  # per batch; the API takes 256
+    batch_queue: int = 100_000  # requests in batches at a time; the lowest limit of the API is 200,000
+    target: float = 0.8  # share of rows that must agree with --against
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """Requests whose tags include all of `tags` get these limits."""
 
@@ -90,6 +123,9 @@ class Settings:
     router: RouterSettings = field(default_factory=RouterSettings)
     audit: AuditSettings = field(default_factory=AuditSettings)
     log: LogSettings = field(default_factory=LogSettings)
+    costs: CostSettings = field(default_factory=CostSettings)
+    label: LabelSettings = field(default_factory=LabelSettings)
+    track: TrackSettings = field(default_factory=TrackSettings)
     rules: tuple[Rule, ...] = ()
     tiers: Mapping[str, Any] = field(default_factory=dict)  # overrides of tiers.toml, see `tiers.TierTable.load`
 
@@ -242,6 +278,16 @@ _RANGES: dict[str, tuple[float, float]] = {
     "classifier.breaker_reset_s": (0, 10**6),
     "audit.rate": (1e-6, 1.0),
     "log.queue": (1, 10_000_000),
+    "track.timeout_s": (0.1, 86_400),
+    "label.attempts": (1, 100),
+    "label.poll_s": (0.01, 86_400),
+    "label.batch_requests": (1, 100_000),
+    "label.batch_mb": (1, 256),
+    "label.batch_queue": (1, 500_000),
+    "label.target": (0.0, 1.0),
+    "costs.chars_per_token": (0.1, 100),
+    "costs.answer_tokens": (1, 1_000_000),
+    "costs.other_tokens": (0, 1_000_000),
 }
 
 

@@ -18,7 +18,7 @@ settings.load_profile("patient")
 @pytest.fixture(autouse=True)
 def _away_from_the_users_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith(("PREROUTER_", "ANTHROPIC_")):
+        if name.startswith(("PREROUTER_", "ANTHROPIC_", "MLFLOW_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

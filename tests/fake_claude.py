@@ -5,8 +5,9 @@
         with claude.client(max_retries=0) as client: ...         # the real SDK
         claude.calls()                                           # what arrived
 
-Serves POST /v1/messages (and streaming), POST /v1/messages/count_tokens, GET /v1/models and /v1/models/{id}; what only
-beta headers allow, and Message Batches, are unknown. Invalid requests are refused, using up no scripted outcome.
+Serves POST /v1/messages (and streaming), POST /v1/messages/count_tokens, GET /v1/models and /v1/models/{id}, and
+Message Batches (`batches`, see fake_claude_batches.py); what only beta headers allow is unknown. Invalid requests are
+refused, using up no scripted outcome.
 By hand: python tests/fake_claude.py --port 8399
 """
 
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fake_claude_answers import PromptCache, default_answer, default_draft, input_tokens, message
+from fake_claude_batches import BATCHES, MAX_BYTES, Batches
 from fake_claude_http import Connection, Reply, Request, Send
 from fake_claude_models import MODELS, MODELS_PATH, look_up
 from fake_claude_outcomes import (
@@ -37,6 +39,7 @@ from fake_claude_outcomes import (
     Hang,
     Held,
     InvalidLabel,
+    Lost,
     MaxTokens,
     OffSchema,
     Outcome,
@@ -52,17 +55,16 @@ from fake_claude_outcomes import (
     message_reply,
     stamp,
 )
-from fake_claude_rules import check, check_headers
+from fake_claude_rules import NEW_VERSION, check, check_headers
 from fake_claude_shapes import Rejected
 
 if TYPE_CHECKING:
     import anthropic
 
 __all__ = [
-    "Answer", "CutJson", "Drip", "EmptyEndTurn", "Error", "FakeClaude", "Hang", "Held", "InvalidLabel", "MaxTokens",
-    "OffSchema", "Outcome", "Record", "Refusal", "Reset", "StreamCutClean", "StreamErrorEvent", "StreamReset",
-   
-    "ToolUse", "TruncatedAnswer", "default_answer",
+    "Answer", "CutJson", "Drip", "EmptyEndTurn", "Error", "FakeClaude", "Hang", "Held", "InvalidLabel", "Lost",
+    "MaxTokens", "OffSchema", "Outcome", "Record", "Refusal", "Reset", "StreamCutClean", "StreamErrorEvent",
+    "StreamReset", "ToolUse", "TruncatedAnswer", "default_answer",
 ]  # fmt: skip
 
 MESSAGES, COUNT = "/v1/messages", "/v1/messages/count_tokens"
@@ -96,6 +98,8 @@ class FakeClaude:
 
     answer: `answer(body) -> dict | str` makes the unscripted answers; it must not block (use `Held` for that).
     models: what each model accepts, by id; change it to retire one.
+    rpm: POST /v1/messages in any 60 seconds; what is more is a 429. None: without a limit.
+    draw: `draw() -> Outcome`, what calls come to that nothing else was said about.
     in_flight, in_flight_max: requests that arrived and are not answered yet, now and at most.
     faults: errors of the fake itself, an outcome that does not fit the call among them; `close` raises the first.
     """
@@ -110,10 +114,14 @@ class FakeClaude:
     ) -> None:
         self.valid_key, self.answer, self.models = valid_key, answer, dict(MODELS)
         self.requests: list[Record] = []
+        self.rpm: int | None = None
+        self.draw: Callable[[], Outcome] = Answer
+        self.batches = Batches(self._respond, lambda: self.url)
+        self._recent: deque[float] = deque()
         self.in_flight = self.in_flight_max = 0
         self.port, self._log = port, log
         self.faults: list[BaseException] = []
-        self._always: dict[str, Outcome] = {}
+        self._always: dict[str, Outcome | None] = {}
         self._script: dict[str, deque[Outcome]] = defaultdict(deque)
         self._changed = threading.Condition()
         self._cache = PromptCache()
@@ -133,7 +141,7 @@ class FakeClaude:
     def always(self, outcome: Outcome | None, path: str = MESSAGES) -> None:
         """What unscripted calls of `path` come to from now on; None: the default."""
         with self._changed:
-            self._always[path] = outcome or Answer()
+            self._always[path] = outcome
 
     def calls(self, model: str | None = None) -> list[Record]:
         """The POST /v1/messages that arrived, to one model or all."""
@@ -232,7 +240,8 @@ class FakeClaude:
         except Exception as error:
             self.faults.append(error)
             reply = error_reply(Error(500, message=f"fault of the fake itself: {error!r}"))
-        stamp(reply, f"req_fake{number:06d}", number)
+        left = None if self.rpm is None else (self.rpm, self.rpm - len(self._recent))
+        stamp(reply, f"req_fake{number:06d}", number, left)
         return reply
 
     def _arrived(self, request: Request) -> int:
@@ -251,7 +260,12 @@ class FakeClaude:
             return len(self.requests)
 
     async def _route(self, request: Request, number: int) -> Reply:
-        version = check_headers(request.headers, len(request.body), self.valid_key)
+        batch = f"{request.path}/".startswith(f"{BATCHES}/")
+        if batch and len(request.body) > MAX_BYTES:
+            raise Rejected("Request exceeds the maximum size", 413, "request_too_large")
+        version = check_headers(request.headers, 0 if batch else len(request.body), self.valid_key)
+        if batch:
+            return await self._batch(request)
         if request.path in (MESSAGES, COUNT) and request.method == "POST":
             return await self._post(request, version, number)
         if f"{request.path}/".startswith(f"{MODELS_PATH}/") and request.method == "GET":
@@ -260,12 +274,33 @@ class FakeClaude:
             raise Rejected("Method Not Allowed", 405)
         raise Rejected("Not found", 404, "not_found_error")
 
+    async def _batch(self, request: Request) -> Reply:
+        """`script` knows sending a batch as BATCHES, the rest as BATCHES + /list, /state, /cancel or /results."""
+        parts = request.path.removeprefix(BATCHES).strip("/").split("/")
+        what = "/list" if not parts[0] else f"/{parts[1]}" if len(parts) > 1 else "/state"
+        outcome, reply = await self._play(BATCHES + ("" if what == "/list" and request.method == "POST" else what))
+        if reply is not None:
+            return reply
+        reply = self.batches.handle(request, _parsed(request.body) if request.body else None)
+        if isinstance(outcome, Lost):
+            await asyncio.sleep(outcome.seconds)
+            raise _HangUp
+        reply.reset = isinstance(outcome, Reset)
+        return reply
+
+    def _respond(self, body: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
+        model = check(body, NEW_VERSION, self.models)
+        draft = outcome.draft(lambda: default_draft(body, self.answer), body)
+        return message(body, model, draft, self._cache.usage(body, model), f"msg_batch{len(self.batches.paid):06d}")
+
     async def _post(self, request: Request, version: str, number: int) -> Reply:
         body = _parsed(request.body)
         if not isinstance(body, dict):
             raise Rejected("The request body is not valid JSON")
         counting = request.path == COUNT
         model = check(body, version, self.models, counting=counting)
+        if not counting:
+            self._admit()
         size = input_tokens(body, model)
         if size > model.max_input:
             raise Rejected(f"prompt is too long: {size} tokens > {model.max_input} maximum")
@@ -276,11 +311,21 @@ class FakeClaude:
         said = message(body, model, draft, self._cache.usage(body, model), f"msg_fake{number:06d}")
         return message_reply(said, outcome, stream=body.get("stream", False))
 
+    def _admit(self) -> None:
+        """Count a call; raises Rejected when it is one too many within 60 seconds."""
+        now = time.monotonic()
+        while self._recent and self._recent[0] <= now - 60:
+            self._recent.popleft()
+        if self.rpm and len(self._recent) >= self.rpm:
+            raise Rejected("This request would exceed your rate limit", 429, "rate_limit_error")
+        self._recent.append(now)
+
     async def _play(self, path: str) -> tuple[Outcome, Reply | None]:
         """The outcome of this call, waited for, and the reply if that does not depend on the request."""
         with self._changed:
             script = self._script[path]
-            outcome = script.popleft() if script else self._always.get(path, Answer())
+            usual = self.draw() if path == MESSAGES else Answer()
+            outcome = script.popleft() if script else self._always.get(path) or usual
         while isinstance(outcome, Held):
             while not outcome.release.is_set():
                 await asyncio.sleep(0.02)

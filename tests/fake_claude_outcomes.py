@@ -167,6 +167,13 @@ class Reset(Outcome):
 
 
 @dataclass(frozen=True, slots=True)
+class Lost(Outcome):
+    """A batch is accepted, but the reply never comes: the connection is reset after `seconds`."""
+
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Held(Outcome):
     """`then`, once `release` is set."""
 
@@ -237,20 +244,22 @@ def _stream_reply(message: Mapping[str, Any], outcome: Outcome) -> Reply:
     return Reply(200, pieces, {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"})
 
 
-def stamp(reply: Reply, request_id: str, number: int) -> None:
-    """Add what every reply carries: ids, and on success the rate limits."""
+def stamp(reply: Reply, request_id: str, number: int, left: tuple[int, int] | None = None) -> None:
+    """Add what every reply carries: ids, and the rate limits. left: requests a minute, and what is left of them."""
     if reply.status >= 400 and isinstance(reply.body, bytes):
         reply.body = json.dumps(json.loads(reply.body) | {"request_id": request_id}).encode()
     ids = {"request-id": request_id, "anthropic-organization-id": "org_fake", "anthropic-workspace-id": "wrkspc_fake"}
-    reply.headers = ids | (_rate_limits(number) if reply.status < 400 else {}) | reply.headers
+    reply.headers = ids | (_rate_limits(number, left) if reply.status < 400 or left else {}) | reply.headers
 
 
-def _rate_limits(number: int) -> dict[str, str]:
+def _rate_limits(number: int, left: tuple[int, int] | None) -> dict[str, str]:
     reset = (datetime.now(UTC) + timedelta(minutes=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
     limits = {"requests": 5000, "tokens": 6_000_000, "input-tokens": 5_000_000, "output-tokens": 1_000_000}
     headers: dict[str, str] = {}
     for name, limit in limits.items():
         used = number if name == "requests" else 1000 * number
+        if name == "requests" and left:
+            limit, used = left[0], left[0] - left[1]
         values = {"limit": str(limit), "remaining": str(max(0, limit - used)), "reset": reset}
         headers |= {f"anthropic-ratelimit-{name}-{key}": value for key, value in values.items()}
     return headers

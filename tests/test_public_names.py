@@ -19,6 +19,9 @@ NAMES = {
     "Settings",
     "UnsupportedRequest",
     "UpstreamError",
+    "evaluate",
+    "label",
+    "train",
 }
 
 

@@ -41,6 +41,9 @@ def test_the_commands_run_in_order(environ: dict[str, str], tmp_path: Path) -> N
     commands = [line[2:] for block in CONSOLE for line in block.splitlines() if line.startswith("$ prerouter")]
     assert len(commands) >= 5
     (tmp_path / "requests.jsonl").write_text('{"text": "What is 2 + 2?"}\n{"text": "Prove Fermat\'s last theorem."}\n')
+    (tmp_path / "history.jsonl").write_text('{"text": "What is 3 + 3?"}\n{"text": "Write a poem about rain."}\n')
+    for name in ("examples.jsonl", "heldout.jsonl"):
+        (tmp_path / name).write_bytes((ROOT / "labels" / name).read_bytes())
     for command in commands:
         _run(["bash", "-euo", "pipefail", "-c", command], environ, tmp_path)
 

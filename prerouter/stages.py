@@ -1,0 +1,138 @@
+"""From rows to stages: heads, temperature, guard, gate and certificate, as DESIGN.md 8 says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prerouter import certify, guard, heads
+from prerouter.certify import Certified, Contract, Part, Provenance, Scored
+from prerouter.embedcache import CachedEncoder
+from prerouter.encoder import load_encoder
+from prerouter.heads import Search
+from prerouter.modelfolder import Gate, Head, Stage
+from prerouter.recipe import Recipe
+from prerouter.trainset import Table
+
+Floats = NDArray[np.float32]
+MIN_NOVEL = 20  # novel rows from which on they set the guard's limit
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Learnt:
+    """One stage's encoder and head. search: how its C was chosen; None for a fine-tuned one."""
+
+    folder: Path
+    encoder: CachedEncoder
+    head: Head
+    search: Search | None = None
+
+
+def head_rows(table: Table, encoder: CachedEncoder) -> heads.Rows:
+    """The labelled rows of `table`, as a head learns from them."""
+    known = table.known
+    return heads.Rows(encoder.features(known.texts), known.signals, known.truth, known.weights, known.groups)
+
+
+def sample(rows: Table, n: int, seed: int) -> Table:
+    """`rows`, or n of them drawn at random."""
+    if len(rows.examples) <= n:
+        return rows
+    return rows.take(np.sort(np.random.default_rng(seed).choice(len(rows.examples), n, replace=False)))
+
+
+def learn(folder: Path, encoder: CachedEncoder, fit: Table, n_labels: int, n_search: int, seed: int) -> Learnt:
+    """A head on the fit rows, its C chosen on at most n_search of them."""
+    found = heads.search(head_rows(sample(fit.known, n_search, seed), encoder), n_labels)
+    head = heads.fit_head(head_rows(fit, encoder), n_labels, strength=found.strength, signals=found.signals)
+    return Learnt(folder, encoder, head, found)
+
+
+def finetuned(source: str | Path | None, fit: Table, n_labels: int, recipe: Recipe, scratch: Path) -> Learnt:
+    """A transformer fine-tuned on the fit rows and exported to a folder in `scratch`.
+
+    source: a sentence-transformers model, None for all-MiniLM-L6-v2. Raises ConfigError, MissingExtraError.
+    """
+    from prerouter.export import export_transformer
+    from prerouter.finetune import finetune
+
+    known, n_signals = fit.known, fit.signals.shape[1]
+    model = finetune(
+        known.texts,
+        known.truth,
+        n_labels=n_labels,
+        weights=known.weights,
+        source=source,
+        recipe=recipe.finetuning,
+        seed=recipe.seed,
+    )
+    model.save(scratch / "model")
+    export_transformer(scratch / "model", scratch / "encoder")
+    # Its own head, for one fitted to rows that the encoder knows by heart would be too sure. It reads no signals.
+    nothing = np.zeros(n_signals, np.float32)
+    weights = np.hstack([model.weights, np.zeros((n_labels, n_signals), np.float32)])
+    head = Head(weights, model.bias, nothing, nothing + 1)
+    return Learnt(scratch / "encoder", CachedEncoder(load_encoder(scratch / "encoder"), None), head)
+
+
+def logits(learnt: Learnt, table: Table) -> NDArray[np.float64]:
+    """(n_rows, n_labels), before temperature."""
+    found: NDArray[np.float64] = heads.logits(learnt.head, learnt.encoder.features(table.texts), table.signals)
+    return found
+
+
+def closed(learnt: Learnt, parts: Mapping[Part, Table], *, max_lost: float, seed: int) -> Stage:
+    """The stage with temperature and guard from fit and calibrate, its gate closed."""
+    fit, calibrate = parts["fit"].known, parts["calibrate"].known
+    temperature = certify.fit_temperature(logits(learnt, calibrate), calibrate.truth) if len(calibrate.truth) else 1.0
+    x, held_out = _embeddings(learnt, fit), _embeddings(learnt, calibrate)
+    known = guard.fit(x, fit.texts, held_out, calibrate.texts, seed=seed)
+    strange = [table.novel for table in (parts["fit"], parts["calibrate"])]
+    if sum(len(table.examples) for table in strange) >= MIN_NOVEL and len(calibrate.truth):
+        away = np.concatenate([known.measure(_embeddings(learnt, table), table.texts) for table in strange])
+        known = replace(known, limit=_parting(guard.distances(held_out, known.centroids), away, max_lost))
+    return Stage(learnt.folder, learnt.encoder.fingerprint, learnt.head, temperature, Gate(), known)
+
+
+def scored(stages: Sequence[Stage], learnt: Sequence[Learnt], contract: Contract, table: Table) -> Scored:
+    """The rows of `table` as the gates see them; a novel row's truth is no label, so that deciding it is an error."""
+    risks, predicted = [], []
+    for stage, each in zip(stages, learnt, strict=True):
+        p = certify.softmax(logits(each, table) / stage.temperature)
+        away = stage.guard.measure(_embeddings(each, table), table.texts)
+        risks.append(np.where(away <= stage.guard.limit, certify.risk(p, contract), np.inf))
+        predicted.append(p.argmax(axis=1))
+    return Scored(np.array(risks), np.array(predicted), table.truth)
+
+
+def certified(
+    stages: Sequence[Stage],
+    learnt: Sequence[Learnt],
+    parts: Mapping[Part, Table],
+    contract: Contract,
+    provenance: Provenance,
+) -> tuple[tuple[Stage, ...], Certified]:
+    """The stages with their gates, and the certificate: a path from calibrate, walked on certify."""
+    path = certify.propose_path(scored(stages, learnt, contract, parts["calibrate"]), contract)
+    outcome = certify.certify(path, scored(stages, learnt, contract, parts["certify"]), contract, provenance)
+    gate = Gate(outcome.threshold, outcome.quality_threshold)
+    return tuple(replace(stage, gate=gate) for stage in stages), outcome
+
+
+def _embeddings(learnt: Learnt, table: Table) -> Floats:
+    return learnt.encoder.features(table.texts)[:, : learnt.encoder.n_dims]
+
+
+def _parting(known: NDArray[np.float32], novel: NDArray[np.float32], max_lost: float) -> float:
+    """The distance that parts known from novel rows best, by Youden's J (Youden 1950), within `max_lost` of known ones.
+
+    known, novel: (n,) distances; a novel row in unknown words is further off than any.
+    """
+    limits = np.quantile(known, np.linspace(1 - max_lost, 1.0, 101))
+    kept = (known[:, None] <= limits).mean(axis=0)
+    turned_away = (novel[:, None] > limits).mean(axis=0)
+    return float(min(limits[int(np.argmax(kept + turned_away))], guard.MAX_DISTANCE))
