@@ -20,7 +20,6 @@ parser.add_argument("folder", type=Path, help="where the labelled rows go")
 parser.add_argument("--max-usd", type=float, default=20.0, help="for either file (default 20)")
 parser.add_argument("--certify", type=int, default=2000, help="rows to certify on (default 2000)")
 parser.add_argument("--gold", help="rows that people labelled: the labeller must agree with 80 %% of them")
-parser.add_argument("--second", default="claude-sonnet-5-5", help="the model that settles split votes")
 parser.add_argument("--poll-seconds", type=float, default=None, help="between two looks at a batch")
 options = parser.parse_args()
 examples, certify = options.folder / "history.jsonl", options.folder / "certify.jsonl"
@@ -29,16 +28,9 @@ examples, certify = options.folder / "history.jsonl", options.folder / "certify.
 cost = estimate([options.history])
 print(f"{cost.rows:,} rows: ${cost.usd_batch:.4f} in batches, ${cost.usd_live:.4f} live ({cost.method})")
 
-# 2. Rows to certify on: a uniform sample, three votes each, split ones settled by a stronger model. No weights, no
-#    picking: a certificate is about the traffic as it is.
-label(
-    options.history,
-    certify,
-    certify=True,
-    sample=options.certify,
-    escalate_to=options.second,
-    max_usd=options.max_usd,
-)
+# 2. Rows to certify on: a uniform sample, three votes each. No weights, no picking, no second labeller: a certificate
+#    is about the traffic as it is and the labeller that audits it later.
+label(options.history, certify, certify=True, sample=options.certify, max_usd=options.max_usd)
 
 # 3. Rows to fit on: all of them, once each, at half the price. `prerouter train` leaves out what is certified on.
 label(options.history, examples, batch=True, max_usd=options.max_usd, poll_seconds=options.poll_seconds)

@@ -243,7 +243,7 @@ class Live:
             self._again(job, Fault(verdict.reason, "the answer does not fit the schema", retry=True))
 
     def _failed(self, job: _Job, fault: Fault) -> None:
-        if not fault.status:  # no refusal by the API: it may have been answered, and billed
+        if fault.sent and not fault.status:  # no refusal by the API: it may have been answered, and billed
             self._lose(job)
         self._in_a_row += 1
         if fault.status in _STOP or (fault.status == 429 and not fault.retry):  # the second: a spend limit
@@ -309,6 +309,7 @@ async def _within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
     Time is taken in ticks of the event loop: while the machine lets this process wait, no call is late.
     """
     task = asyncio.ensure_future(work)
+    task.add_done_callback(_seen)
     try:
         for _ in range(TICKS):
             if (await asyncio.wait((task,), timeout=seconds / TICKS))[0]:
@@ -322,3 +323,9 @@ async def _within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
 
 def _sum(a: Usage, b: Usage) -> Usage:
     return Usage(*(getattr(a, name) + getattr(b, name) for name in Usage.__slots__))
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    """Look at the outcome: when its caller was broken off first, asyncio would print the error that nobody took."""
+    if not task.cancelled():
+        task.exception()

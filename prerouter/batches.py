@@ -145,7 +145,7 @@ class Batches:
             if not _was_refused(fault):  # it may be on its way: sending it again could pay it twice
                 if await self._recover(batch, keep=True):
                     return None
-            elif not fault.retry:
+            elif fault.sent and not fault.retry:
                 break
             await _pause(attempt, fault)
         return fault
@@ -306,7 +306,7 @@ def _error(outcome: dict[str, Any]) -> tuple[str, bool]:
 
 def _was_refused(fault: Fault) -> bool:
     """Whether the batch surely does not exist."""
-    return 400 <= fault.status < 500 and fault.status not in (408, 409)
+    return not fault.sent or (400 <= fault.status < 500 and fault.status not in (408, 409))
 
 
 def _upstream(fault: Fault, what: str) -> UpstreamError:

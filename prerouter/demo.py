@@ -1,4 +1,7 @@
-"""`prerouter demo`: requests routed without a key; an offline stand-in answers what local leaves open, and says so."""
+"""`prerouter demo`: requests labelled, trained on and routed without a key.
+
+An offline stand-in answers in place of Claude Haiku, with the labels that the requests' authors gave them, and says so.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,20 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prerouter.errors import MissingExtraError
 from prerouter.records import Decision, Usage
 from prerouter.tiers import cost
 
 if TYPE_CHECKING:
+    from prerouter.labelling import LabelResult
     from prerouter.router import Body, PreRouter
+    from prerouter.training import TrainResult
 
 # Assumptions about the requests that the money is counted for; the demo prints them.
 CHARS_PER_TOKEN = 3.1  # English prose has about 4; models since 4.7 count 30 % more tokens (CLAUDE_API: section 2)
 ANSWER_TOKENS = 400
 STAND_IN_CONFIDENCE = 0.9
+HISTORY = 240  # requests that are labelled and trained on
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +50,36 @@ class Shown:
 
 def run_demo(options: argparse.Namespace) -> int:
     """Exit code of `prerouter demo`."""
-    rows = [json.loads(line) for line in Path(__file__).with_name("demo.jsonl").read_text("utf-8").splitlines()]
-    with _router(rows) as router:
+    rows, history = _rows(Path(__file__).with_name("demo.jsonl")), _history()
+    with _router(rows + history) as (router, client):
+        labelled, trained = _learned(router, client, history)
         shown = [_decided(router, row) for row in rows]
         money = _money(router, shown)
         if options.json:
             decisions = [s.decision.to_json() | {"author": s.author, "simulated": s.simulated} for s in shown]
-            print(json.dumps({"decisions": decisions, "usd_per_1000": money}, ensure_ascii=False))
+            learned = {"labelled": labelled.to_json(), "trained": trained.to_json() if trained else None}
+            print(json.dumps(learned | {"decisions": decisions, "usd_per_1000": money}, ensure_ascii=False))
         else:
+            print(_learning(labelled, trained))
             _print(router, shown, money)
     return 0
 
 
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def _history() -> list[dict[str, Any]]:
+    """Short requests of labels/examples.jsonl, which the stand-in can tell by their text."""
+    from prerouter.files import shipped
+
+    plain = [row for row in _rows(shipped("labels/examples.jsonl")) if len(row.get("text", "x" * 600)) < 600]
+    return plain[:HISTORY]
+
+
 @contextmanager
-def _router(rows: list[dict[str, Any]]) -> Iterator[PreRouter]:
+def _router(rows: list[dict[str, Any]]) -> Iterator[tuple[PreRouter, Any]]:
+    """A router in a temporary workspace, and the stand-in's client."""
     from prerouter.files import shipped
     from prerouter.routelog import RouteLog
     from prerouter.router import PreRouter
@@ -70,7 +93,40 @@ def _router(rows: list[dict[str, Any]]) -> Iterator[PreRouter]:
             offline_client(_stand_in(rows)) as client,
             PreRouter.load(source, client=client, settings=settings, log=log) as router,
         ):
-            yield router
+            yield router, client
+
+
+def _learned(router: PreRouter, client: Any, history: list[dict[str, Any]]) -> tuple[LabelResult, TrainResult | None]:
+    """The history labelled, and a model trained on it; None without the extra that training needs."""
+    from prerouter.labelling import label
+    from prerouter.training import train
+
+    folder = router.settings.workspace or Path()
+    source = folder / "history.jsonl"
+    source.write_text("".join(json.dumps({"text": row["text"]}) + "\n" for row in history), "utf-8")
+    labelled = label(source, folder / "labelled.jsonl", client=client, redact=False, settings=router.settings)
+    try:
+        out = folder / "models" / "mine"
+        return labelled, train(labelled.output, out, encoder=("static",), track=False, settings=router.settings)
+    except MissingExtraError:
+        return labelled, None
+
+
+def _learning(labelled: LabelResult, trained: TrainResult | None) -> str:
+    """What was labelled and trained, for people."""
+    shares = ", ".join(f"{name} {n}" for name, n in labelled.distribution.items())
+    lines = [f"Labelled {labelled.labelled} requests (simulated): {shares}; ${labelled.cost_usd:.4f} at list prices."]
+    if trained is None:
+        lines.append("Not trained: scikit-learn is missing; pip install 'prerouter[train]'")
+    else:
+        made = trained.model.certificate
+        needed = f"closed: some {made.needed_rows:,} more labelled requests would open it"
+        right = trained.figures.to_json()["accuracy"]
+        lines.append(
+            f"Trained a model on them in {trained.seconds:.1f} s: {right:.0%} right on {made.n_certify} requests that "
+            f"it did not learn from, gate {'open' if made.valid else needed}."
+        )
+    return "\n".join([*lines, "Routed with the shipped model:\n"])
 
 
 def _stand_in(rows: list[dict[str, Any]]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:

@@ -32,7 +32,7 @@ def _label(commands: Any, shared: Parser) -> None:
     example = """  prerouter label history.jsonl --estimate
   prerouter label history.jsonl -o labelled.jsonl --sample 5000 --max-usd 2
   prerouter label history.jsonl -o labelled.jsonl --batch
-  prerouter label history.jsonl -o certify.jsonl --sample 2000 --certify --escalate-to claude-sonnet-5-5"""
+  prerouter label history.jsonl -o certify.jsonl --sample 2000 --certify"""
     about = "Label historical requests with Claude Haiku. The same command again finishes what was left."
     parser = command(commands, shared, "label", about, example)
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="JSONL, Parquet or a routing log; - is stdin")

@@ -43,14 +43,22 @@ class Fault(Exception):
     """One call that brought no answer. `told` goes to the log: status and error type, never a word of the request.
 
     retry: whether another try may help. retry_after_s: what the API asked for, in seconds. status: of HTTP, or 0.
+    sent: whether the request may have arrived.
     """
 
     def __init__(
-        self, reason: Reason, told: str, *, retry: bool = False, retry_after_s: float = 0.0, status: int = 0
+        self,
+        reason: Reason,
+        told: str,
+        *,
+        retry: bool = False,
+        retry_after_s: float = 0.0,
+        status: int = 0,
+        sent: bool = True,
     ) -> None:
         super().__init__(told)
         self.reason, self.told, self.retry, self.retry_after_s = reason, told, retry, retry_after_s
-        self.status = status
+        self.status, self.sent = status, sent
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,11 +189,17 @@ def fault(error: Exception) -> Fault:
     if isinstance(error, anthropic.APIStatusError):
         return _status_fault(error)
     if isinstance(error, anthropic.APITimeoutError):
-        return Fault("classifier_timeout", "the connection timed out")
+        return Fault("classifier_timeout", "the connection timed out", sent=_sent(error))
     if isinstance(error, anthropic.APIConnectionError):
         cause = type(error.__cause__).__name__
-        return Fault("classifier_error", f"no connection: {cause}", retry=cause != "TooManyRedirects")
+        retry = cause != "TooManyRedirects"
+        return Fault("classifier_error", f"no connection: {cause}", retry=retry, sent=_sent(error))
     return Fault("classifier_error", type(error).__name__)
+
+
+def _sent(error: Exception) -> bool:
+    """False when there was no connection to send anything over."""
+    return type(error.__cause__).__name__ not in ("ConnectError", "ConnectTimeout", "PoolTimeout")
 
 
 def _status_fault(error: Any) -> Fault:

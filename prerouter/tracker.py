@@ -125,7 +125,7 @@ def _answer(done: tuple[int, str, str]) -> dict[str, Any]:
 def _error(error: Mapping[str, str]) -> PreRouterError:
     what = without_secrets(error["what"])
     if error["kind"] == "missing":
-        return MissingExtraError("mlflow", "train")
+        return MissingExtraError("mlflow", "track")
     if error["kind"] == "unknown":
         return ConfigError(what, where=_where(), next_step="check name, alias and MLFLOW_TRACKING_URI")
     step = "check MLFLOW_TRACKING_URI and the server"

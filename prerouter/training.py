@@ -117,7 +117,6 @@ def train(
     with tempfile.TemporaryDirectory() as scratch:
         shop = _Workshop(rows, made, settings, Path(scratch), started.isoformat(timespec="seconds"))
         result = shop.build(folder, novel_label)
-    embedcache.prune(settings.state_dir / "embeddings", int(made.cache_gb * 1e9))
     run = _tracked(result, settings) if track else None
     return replace(result, run=run, seconds=(datetime.datetime.now(datetime.UTC) - started).total_seconds())
 
@@ -151,6 +150,7 @@ class _Workshop:
         )
         modelfolder.save(out, model, modelcard.card(model))
         model = LocalClassifier.load(out).model  # as a user would: hashes and probes are checked
+        embedcache.prune(self.settings.state_dir / "embeddings", int(self.recipe.cache_gb * 1e9))
         return TrainResult(out, model, measured, measured_on, candidates, findings, self.rows.notes, 0.0)
 
     def _learnt(self) -> tuple[str, tuple[Learnt, ...], tuple[Mapping[str, Any], ...]]:
@@ -166,7 +166,7 @@ class _Workshop:
             for candidate in encoders.candidates(self.recipe.encoder, cache / "encoders")
         ]
         candidates = tuple(self._compared(c.name, e[-1]) for c, e in found) if len(found) > 1 else ()
-        best = min(range(len(found)), key=lambda i: candidates[i]["log_loss"]) if candidates else 0
+        best = min(range(len(found)), key=lambda i: _order(candidates[i]["log_loss"])) if candidates else 0
         chosen, cached = found[best]
         learnt = tuple(
             stages.learn(folder, encoder, self.rows.parts["fit"], n_labels, self.recipe.cv_rows, self.recipe.seed)
@@ -178,8 +178,13 @@ class _Workshop:
         """A candidate's cross-validation; of two stages the last one's, which has the last word."""
         fit = stages.sample(self.rows.parts["fit"].known, self.recipe.compare_rows, self.recipe.seed)
         found = heads.search(stages.head_rows(fit, encoder), len(self.rows.taxonomy.names))
-        loss = float("inf") if found.loss is None else found.loss
-        return {"name": name, "C": found.strength, "log_loss": loss, "accuracy": found.accuracy, "rows": len(fit.truth)}
+        return {
+            "name": name,
+            "C": found.strength,
+            "log_loss": found.loss,
+            "accuracy": found.accuracy,
+            "rows": len(fit.truth),
+        }
 
     def _certified(self, learnt: Sequence[Learnt]) -> FolderModel:
         parts, taxonomy = self.rows.parts, self.rows.taxonomy
@@ -223,6 +228,11 @@ class _Workshop:
             "seed": self.recipe.seed,
             "row_hashes": overlap.remember(texts),
         }
+
+
+def _order(loss: float | None) -> float:
+    """Of a candidate: the one with too few rows to be told apart comes last."""
+    return float("inf") if loss is None else loss
 
 
 def _probes(local: LocalClassifier) -> tuple[Probe, ...]:

@@ -64,11 +64,10 @@ ORDER = [
         "logview",
         "workspace",
         "doctor",
-        "demo",
         "promote",
     },
     {"labelling", "reviewserver", "mlflow_model"},
-    {"labelcommand", "review", "trainview"},
+    {"labelcommand", "review", "trainview", "demo"},
     {"cli"},
     {"__init__", "__main__"},
 ]

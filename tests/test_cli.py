@@ -320,11 +320,14 @@ def test_doctor_reports_broken_settings_and_a_refusing_api(run: Any, key: FakeCl
 def test_the_demo_needs_no_key_and_leaves_nothing(run: Any, tmp_path: Path) -> None:
     report = run("demo", "--json")
     assert report.code == 0
+    assert report.json["labelled"]["labelled"] == report.json["labelled"]["rows"] >= 200
+    assert 0.5 < report.json["trained"]["accuracy"] < 1
     rows = report.json["decisions"]
     assert {"local", "llm"} <= {row["decided_by"] for row in rows}
     assert all(row["simulated"] == (row["decided_by"] == "llm") for row in rows)
     assert not (tmp_path / "state").exists()
     shown = run("demo").out
+    assert "Trained a model on them" in shown
     assert shown.count("simulated") >= sum(row["simulated"] for row in rows)
 
 

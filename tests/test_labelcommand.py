@@ -61,6 +61,14 @@ def test_refused_by_claude_exits_3_with_one_line(
     assert "Traceback" not in printed.err
 
 
+def test_calls_that_fail_together_leave_no_traceback(claude: FakeClaude, source: Path) -> None:
+    """The first failure stops the run; those of the other open calls are asyncio's to complain about."""
+    claude.always(Error(401))
+    for _ in range(3):
+        code, _, err = finish(start(claude, source, "-o", source.with_name("out.jsonl")))
+        assert (code, err.count("prerouter: error:"), "Traceback" in err) == (3, 1, False)
+
+
 @pytest.mark.usefixtures("key")
 def test_the_cap_exits_1(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = main(["label", str(source), "-o", str(source.with_name("out.jsonl")), "--max-usd", "0.0006", "--json"])

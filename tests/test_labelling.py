@@ -256,6 +256,16 @@ def test_when_claude_goes_away_what_was_answered_is_kept(claude: FakeClaude, tmp
     assert len(claude.calls()) <= n + 30
 
 
+def test_without_a_network_nothing_is_lost_not_even_money(claude: FakeClaude, tmp_path: Path) -> None:
+    source, out = rows_file(tmp_path / "in.jsonl", texts(5)), tmp_path / "out.jsonl"
+    client = claude.aclient(base_url="http://127.0.0.1:9")
+    with pytest.raises(UpstreamError, match="no connection") as caught:
+        label(source, out, client=client, settings=HASTY, max_usd=1)
+    assert caught.value.exit_code == 3
+    result = run(claude, source, out, max_usd=1)
+    assert (result.labelled, result.lost_usd) == (5, 0.0)
+
+
 def test_a_request_that_the_api_does_not_take_is_final_the_others_go_on(claude: FakeClaude, tmp_path: Path) -> None:
     claude.script(*[Answer()] * 4, Error(400))
     out = tmp_path / "out.jsonl"

@@ -273,7 +273,7 @@ def test_outputs_that_may_not_be_written_are_refused_before_the_work(tmp_path: P
     (tmp_path / "full" / "thesis.txt").write_text("years of work")
     (tmp_path / "used").mkdir()
     (tmp_path / "champion").symlink_to("used")
-    messages = {"full": "will not overwrite", "champion": "the output is a link", "used": "the output is champion"}
+    messages = {"full": "will not overwrite", "champion": "the output is champion", "used": "the output is champion"}
     for name, message in messages.items():
         with pytest.raises(ConfigError, match=message):
             train("no such file", tmp_path / name, track=False, settings=settings)
