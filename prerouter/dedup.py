@@ -2,9 +2,9 @@
 
 Two texts are near duplicates when their sets of 5 consecutive characters, of the text in lower case with single blanks
 and every run of digits as one 0, have a Jaccard similarity of at least 0.8. Candidates are found by prefix filtering
-(Chaudhuri, Ganti & Kaushik 2006; Bayardo, Ma & Srikant 2007): with the grams of all rows in one order, rarest first,
-two such sets share one of their first fifth. They are then compared exactly. So rows of one template, whose grams are
-common, are compared only where what they say in it is alike.
+(Chaudhuri, Ganti & Kaushik 2006; Wang, Li & Feng 2012): with the grams of all rows in one order, rarest first, two such
+sets of n grams share l of their first n / 5 + l. They are then compared exactly. So rows of one template, whose grams
+are common, are compared only where what they say in it is alike.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections import Counter, defaultdict
+from array import array
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,6 +32,7 @@ ALIKE = 0.8  # Jaccard similarity from which on two texts are duplicates
 # takes time that grows with the square of the rows; a pair beyond them is taken for two different texts.
 MAX_PREFIX = 256  # grams of a text that are looked up, the rarest first
 MAX_POSTINGS = 256  # rows remembered for one gram
+MAX_NEEDED = 8  # of those, as many as two near duplicates must share
 MAX_COMPARED = 32  # candidates of a row that are compared exactly, those with most rare grams in common first
 _AT_ONCE = 256  # texts cut into grams together: at most 6 MB of codes
 _COUNTERS = 1 << 22  # in which the rows that hold a gram are counted, by its hash
@@ -80,9 +82,10 @@ class _Finder:
         self.plain = [normal(text) for text in texts]
         self._labels, self._counts = labels, _gram_counts(self.plain)
         self._parent = list(range(len(texts)))
-        self._sizes = [0] * len(texts)
+        self._sizes = np.zeros(len(texts), np.int64)
         self._kept: list[int] = []
-        self._postings: dict[int, list[int]] = defaultdict(list)
+        self._postings: dict[int, array[int]] = defaultdict(lambda: array("q"))
+        self._shared = np.zeros(len(texts), np.int32)  # grams that each row shares with the one being looked at
         self._by_text: dict[str, list[int]] = defaultdict(list)
         self._exact: list[int] = []
         self._near: list[int] = []
@@ -128,19 +131,27 @@ class _Finder:
                 postings.append(i)
 
     def _prefix(self, grams: Hashes) -> list[int]:
-        """The grams of a row, rarest first, of which every near duplicate shares one; none that only it has."""
+        """The grams of a row, rarest first, of which near duplicates share `_needed`; none that only it has."""
         counts = self._counts[grams % _COUNTERS]
-        n = min(len(grams) - math.ceil(ALIKE * len(grams)) + 1, MAX_PREFIX)
+        n = len(grams) - math.ceil(ALIKE * len(grams)) + int(_needed(len(grams)))
         first = np.argsort(counts, kind="stable")[:n]  # stable: equal counts stay in the order of the grams
-        found: list[int] = grams[first[counts[first] > 1]].tolist()
+        found: list[int] = grams[first[counts[first] > 1][:MAX_PREFIX]].tolist()
         return found
 
     def _alike(self, i: int, prefix: Sequence[int]) -> list[int]:
-        least, most = ALIKE * self._sizes[i], self._sizes[i] / ALIKE  # further apart they cannot be alike
-        near = (j for gram in prefix for j in self._postings.get(gram, ()) if least <= self._sizes[j] <= most)
-        shared = Counter(near).most_common(MAX_COMPARED)
-        grams = self._gram_set(i) if shared else frozenset()
-        return [j for j, _ in shared if _jaccard(grams, self._gram_set(j)) >= ALIKE]
+        lists = [np.frombuffer(self._postings[gram], np.int64) for gram in prefix if gram in self._postings]
+        if not lists:
+            return []
+        for rows in lists:
+            self._shared[rows] += 1  # no row is twice in one list
+        found = np.unique(np.concatenate(lists))
+        shared, size, sizes = self._shared[found], self._sizes[i], self._sizes[found]
+        self._shared[found] = 0
+        needed = _needed(np.minimum(size, sizes))
+        near = (sizes >= ALIKE * size) & (size >= ALIKE * sizes) & (shared >= needed)
+        best = np.argsort(-shared[near], kind="stable")[:MAX_COMPARED]
+        grams = self._gram_set(i)
+        return [j for j in found[near][best].tolist() if _jaccard(grams, self._gram_set(j)) >= ALIKE]
 
     def _root(self, i: int) -> int:
         while self._parent[i] != i:
@@ -177,6 +188,11 @@ def _grams(texts: Sequence[str]) -> Iterator[Hashes]:
 
 
 _BASE, _MIX = np.uint64(0x100000001B3), np.uint64(0xBF58476D1CE4E5B9)  # odd: every code point counts; as in SplitMix64
+
+
+def _needed(n_grams: Any) -> Any:
+    """How many grams of their prefixes two near duplicates must share, the smaller of which has n_grams."""
+    return np.clip(np.asarray(n_grams) // 10, 1, MAX_NEEDED)
 
 
 def _jaccard(a: frozenset[int], b: frozenset[int]) -> float:

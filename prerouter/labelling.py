@@ -102,16 +102,16 @@ def label(
     """
     settings = settings or load_settings()
     own = _overridden(settings, labeller, rpm, concurrency, poll_seconds)
-    paths = (inputs,) if isinstance(inputs, str | Path) else tuple(inputs)
-    source = Source(tuple(map(str, paths)), sample, stratify, seed, redact)
-    ballot = _ballot(settings, own, taxonomy, votes or (CERTIFY_VOTES if certify or escalate_to else 1), escalate_to)
+    source = Source(_paths(inputs), sample, stratify, seed, redact)
+    usual = CERTIFY_VOTES if certify or escalate_to else 1
+    ballot = _ballot(settings, own, taxonomy, usual if votes is None else votes, escalate_to)
     cap = None if max_usd is None else Decimal(str(max_usd))
     _check(source, certify, cap, client)
     return _run(Plan(source, _output(output, source), ballot, batch, cap, own, client))
 
 
 def estimate(
-    inputs: Sequence[str | Path],
+    inputs: str | Path | Sequence[str | Path],
     *,
     votes: int = 1,
     taxonomy: str | Path | Taxonomy | None = None,
@@ -127,13 +127,17 @@ def estimate(
     """What `label` would cost. With a key the API counts the tokens of a few requests, which costs nothing."""
     settings = settings or load_settings()
     own = _overridden(settings, labeller, rpm, None, None)
-    source = Source(tuple(map(str, inputs)), sample, stratify, seed, redact)
+    source = Source(_paths(inputs), sample, stratify, seed, redact)
     ballot = _ballot(settings, own, taxonomy, votes, None)
     _check(source, False, None, client)
     sdk = BatchSdk(ballot.prompts[0], client) if has_key(client) else None
     with tempfile.TemporaryDirectory(prefix="prerouter-") as folder, Journal(Path(folder) / "journal") as journal:
         index(journal, source)
         return in_background(partial(closing, sdk, partial(_estimated, journal, ballot, sdk, own.rpm)))
+
+
+def _paths(inputs: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
+    return (str(inputs),) if isinstance(inputs, str | Path) else tuple(map(str, inputs))
 
 
 def _overridden(

@@ -110,7 +110,13 @@ def _leaves(record: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ..
 
 
 SAMPLES = {bool: "true", int: "7", float: "0.25", str: "speed", type(None): "some/place", tuple: "[]", dict: "{}"}
-SPECIAL = {"fall_through": "async", "on_failure": "top_tier", "ask": "rationale, params"}
+SPECIAL = {
+    "fall_through": "async",
+    "on_failure": "top_tier",
+    "ask": "rationale, params",
+    "rpm": "77",
+    "concurrency": "7",
+}
 LEAVES = [leaf for leaf in _leaves(Settings()) if leaf[0] != ("workspace",)]
 
 
