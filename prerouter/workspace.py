@@ -39,6 +39,7 @@ def run_init(options: argparse.Namespace) -> int:
     files = {
         "prerouter.toml": SETTINGS.encode(),
         "labels/complexity.toml": shipped("labels/complexity.toml").read_bytes(),
+        "training/default.toml": shipped("training/default.toml").read_bytes(),
         "models/.gitkeep": b"",
         ".gitignore": IGNORED.encode(),
     }

@@ -378,6 +378,11 @@ def test_options_that_make_no_sense_are_refused(claude: FakeClaude, tmp_path: Pa
     assert error.value.next_step
 
 
+def test_a_missing_file_is_named_before_a_key_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        label(tmp_path / "nofile.jsonl", tmp_path / "out.jsonl")
+
+
 def test_the_output_may_not_be_an_input_nor_a_pipe(claude: FakeClaude, tmp_path: Path) -> None:
     source = rows_file(tmp_path / "in.jsonl", texts(1))
     for out in (source, Path("-"), tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tomllib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 
 from prerouter.certify import Contract
 from prerouter.errors import ConfigError
+from prerouter.files import shipped
 from prerouter.recipe import Recipe, load_recipe
 from prerouter.settings import Settings
 
@@ -17,6 +20,12 @@ def test_without_a_file_the_recipe_is_the_usual_one() -> None:
     assert load_recipe(None, Settings(), {}) == Recipe()
     assert Recipe().contract(ordered=True) == Contract(0.05, 0.10, 0.95)
     assert Recipe().contract(ordered=False) == Contract(None, 0.10, 0.95)
+
+
+def test_the_shipped_recipe_says_the_defaults() -> None:
+    path = shipped("training/default.toml")
+    assert load_recipe(path, Settings(), {}) == Recipe()
+    assert set(tomllib.loads(path.read_text())) == {field.name for field in fields(Recipe)}
 
 
 def test_a_workspace_has_its_own_and_flags_stand_above_it(tmp_path: Path) -> None:

@@ -68,7 +68,14 @@ def test_the_top_level_is_exactly_prerouter(wheel: Path) -> None:
 
 def test_the_wheel_carries_types_prompts_prices_model_and_taxonomy(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {"py.typed", "tiers.toml", "demo.jsonl", "shipped/labels/complexity.toml", "shipped/labels/examples.jsonl"}
+    wanted = {
+        "py.typed",
+        "tiers.toml",
+        "demo.jsonl",
+        "shipped/labels/complexity.toml",
+        "shipped/labels/examples.jsonl",
+        "shipped/training/default.toml",
+    }
     assert {f"prerouter/{name}" for name in wanted} <= names
     prompts = {f"prerouter/prompts/{path.name}" for path in (ROOT / "prerouter" / "prompts").iterdir()}
     model = (path for path in (ROOT / "models" / "default").rglob("*") if path.is_file())
