@@ -2,7 +2,7 @@
 
 One task takes questions from the journal one by one, so that memory does not grow with their number, and starts a call
 whenever rate, open calls and money allow. A call that fails waits outside, without holding a place, and goes again.
-Answers are written in groups, several times a second; they count when they are on disk.
+Answers are written at once, those that come meanwhile as a group; they count when they are on disk.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from prerouter.sdk import Sdk
 
 T = TypeVar("T")
 
-WRITE_EVERY_S = 0.2
 TICKS = 8  # in which the time of a call is taken
 # Full jitter, as in `flights`, but patient: nobody waits for a single answer.
 BACKOFF_S, BACKOFF_MAX_S = 0.5, 30.0
@@ -51,24 +50,27 @@ class Recorder:
         self._waiting: list[Answer] = []
         self._lost = Decimal(0)
         self._writing: Future[None] | None = None
+        self._some = asyncio.Event()
 
     def put(self, answer: Answer) -> None:
         """Have an answer written soon."""
         self._waiting.append(answer)
+        self._some.set()
 
     def lose(self, usd: Decimal) -> None:
         """Have it noted that so much may have been billed for nothing."""
         self._lost += usd
+        self._some.set()
 
     async def run(self) -> None:
         """Write until cancelled; then once more."""
         try:
             while True:
-                await asyncio.sleep(WRITE_EVERY_S)
+                await self._some.wait()
+                self._some.clear()
                 group, lost = self._taken()
-                if group or lost:
-                    self._writing = in_thread(self._write, group, lost)
-                    await asyncio.shield(asyncio.wrap_future(self._writing))
+                self._writing = in_thread(self._write, group, lost)
+                await asyncio.shield(asyncio.wrap_future(self._writing))
                 self._told(len(group))
         finally:
             if self._writing:

@@ -133,7 +133,7 @@ class _Finder:
     def _prefix(self, grams: Hashes) -> list[int]:
         """The grams of a row, rarest first, of which near duplicates share `_needed`; none that only it has."""
         counts = self._counts[grams % _COUNTERS]
-        n = len(grams) - math.ceil(ALIKE * len(grams)) + int(_needed(len(grams)))
+        n = len(grams) - math.ceil(ALIKE * len(grams)) + _needed(len(grams))
         first = np.argsort(counts, kind="stable")[:n]  # stable: equal counts stay in the order of the grams
         found: list[int] = grams[first[counts[first] > 1][:MAX_PREFIX]].tolist()
         return found
@@ -144,14 +144,19 @@ class _Finder:
             return []
         for rows in lists:
             self._shared[rows] += 1  # no row is twice in one list
-        found = np.unique(np.concatenate(lists))
-        shared, size, sizes = self._shared[found], self._sizes[i], self._sizes[found]
-        self._shared[found] = 0
-        needed = _needed(np.minimum(size, sizes))
-        near = (sizes >= ALIKE * size) & (size >= ALIKE * sizes) & (shared >= needed)
-        best = np.argsort(-shared[near], kind="stable")[:MAX_COMPARED]
-        grams = self._gram_set(i)
-        return [j for j in found[near][best].tolist() if _jaccard(grams, self._gram_set(j)) >= ALIKE]
+        every, size = np.concatenate(lists), int(self._sizes[i])
+        often = every[self._shared[every] >= _needed(math.ceil(ALIKE * size))]
+        found = {j: int(self._shared[j]) for j in set(often.tolist())}
+        self._shared[every] = 0
+        near = [j for j in found if self._may_be_alike(size, int(self._sizes[j]), found[j])]
+        near = sorted(near, key=lambda j: (-found[j], j))[:MAX_COMPARED]
+        grams = self._gram_set(i) if near else frozenset()
+        return [j for j in near if _jaccard(grams, self._gram_set(j)) >= ALIKE]
+
+    @staticmethod
+    def _may_be_alike(size: int, other: int, shared: int) -> bool:
+        smaller, larger = min(size, other), max(size, other)
+        return smaller >= ALIKE * larger and shared >= _needed(smaller)
 
     def _root(self, i: int) -> int:
         while self._parent[i] != i:
@@ -190,9 +195,9 @@ def _grams(texts: Sequence[str]) -> Iterator[Hashes]:
 _BASE, _MIX = np.uint64(0x100000001B3), np.uint64(0xBF58476D1CE4E5B9)  # odd: every code point counts; as in SplitMix64
 
 
-def _needed(n_grams: Any) -> Any:
+def _needed(n_grams: int) -> int:
     """How many grams of their prefixes two near duplicates must share, the smaller of which has n_grams."""
-    return np.clip(np.asarray(n_grams) // 10, 1, MAX_NEEDED)
+    return min(max(1, n_grams // 10), MAX_NEEDED)
 
 
 def _jaccard(a: frozenset[int], b: frozenset[int]) -> float:

@@ -66,7 +66,10 @@ def _encoder(found: TrainResult) -> list[str]:
     strength = f", C = {training['C']:g}" if training["C"] else ""
     if not found.candidates:
         return [f"encoder: {training['encoder']}{strength}"]
-    scores = "; ".join(f"{c['name']} {c['log_loss']:.3f} ({c['accuracy']:.1%} right)" for c in found.candidates)
+    scored = [c for c in found.candidates if c["log_loss"] is not None]
+    if not scored:
+        return [f"encoder: {training['encoder']}{strength}, the first named: too few rows to compare encoders"]
+    scores = "; ".join(f"{c['name']} {c['log_loss']:.3f} ({c['accuracy']:.1%} right)" for c in scored)
     return [f"encoder: {training['encoder']}{strength}, for its log-loss in cross-validation is the least: {scores}"]
 
 

@@ -139,8 +139,8 @@ def test_kill_9_loses_nothing_and_repeats_only_open_calls(claude: FakeClaude, tm
     assert (code, errors(out)) == (0, []), err
     assert [row["id"] for row in read(out)] == [f"r{i}" for i in range(300)]
     asked = Counter(asked_texts(claude))
-    # Open were 8, and what was answered but not on disk within 0.2 s, and calls of a busy machine that looked hung.
-    assert sum(asked.values()) - 300 <= kills * 8 * 4
+    # Open were 8, some answered but not on disk yet; and a busy machine may make a call look hung.
+    assert sum(asked.values()) - 300 <= kills * 8 * 2
     code, _, err = finish(start(claude, source, "-o", out))
     assert (code, len(claude.calls())) == (0, sum(asked.values()))
     assert "nothing to do" in err

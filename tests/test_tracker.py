@@ -65,7 +65,7 @@ def test_a_training_whose_tracker_is_down_is_complete_and_says_so_in_one_line(
 def test_without_mlflow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mlflow.py").write_text("raise ImportError('not installed')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(MissingExtraError, match=r"prerouter\[train\]"):
+    with pytest.raises(MissingExtraError, match=r"prerouter\[track\]"):
         tracker.ask("set_aliases", workspace(tmp_path / "ws"), name="prerouter", aliases={})
 
 
