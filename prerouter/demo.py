@@ -14,22 +14,21 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from prerouter.errors import MissingExtraError
-from prerouter.records import Decision, Usage
-from prerouter.tiers import cost
+from prerouter.records import Decision
+from prerouter.text import render
 
 if TYPE_CHECKING:
     from prerouter.labelling import LabelResult
     from prerouter.router import Body, PreRouter
     from prerouter.training import TrainResult
 
-# Assumptions about the requests that the money is counted for; the demo prints them.
 CHARS_PER_TOKEN = 3.1  # English prose has about 4; models since 4.7 count 30 % more tokens (CLAUDE_API: section 2)
-ANSWER_TOKENS = 400
 STAND_IN_CONFIDENCE = 0.9
 HISTORY = 240  # requests that are labelled and trained on
 
@@ -54,14 +53,18 @@ def run_demo(options: argparse.Namespace) -> int:
     with _router(rows + history) as (router, client):
         labelled, trained = _learned(router, client, history)
         shown = [_decided(router, row) for row in rows]
-        money = _money(router, shown)
+        money, assumed = _money(router, shown)
         if options.json:
             decisions = [s.decision.to_json() | {"author": s.author, "simulated": s.simulated} for s in shown]
             learned = {"labelled": labelled.to_json(), "trained": trained.to_json() if trained else None}
             print(json.dumps(learned | {"decisions": decisions, "usd_per_1000": money}, ensure_ascii=False))
         else:
             print(_learning(labelled, trained))
-            _print(router, shown, money)
+            _print(router, shown)
+            print(f"\nUS dollars per 1,000 requests like these; {assumed}:")
+            for name, dollars in money.items():
+                print(f"  {name:22} {dollars:8.2f}")
+            print("\nprerouter: next: prerouter route 'your request', prerouter init, or the README", file=sys.stderr)
     return 0
 
 
@@ -164,27 +167,21 @@ def _tokens(text: str) -> int:
     return round(len(text) / CHARS_PER_TOKEN)
 
 
-def _money(router: PreRouter, shown: list[Shown]) -> dict[str, float]:
-    """Dollars per 1,000 requests like these for each policy, the classifier included."""
-    asked = [s.decision.cost_usd for s in shown if s.decision.cost_usd]
-    question = sum(asked) / max(len(asked), 1)
+def _money(router: PreRouter, shown: list[Shown]) -> tuple[dict[str, float], str]:
+    """Dollars per 1,000 requests like these for each policy, the classifier included; and what is assumed."""
+    from prerouter.costs import ABSTAINED, PriceBook
 
-    def served(models: list[str]) -> Decimal:
-        usages = [Usage(_tokens(json.dumps(s.body, ensure_ascii=False)), ANSWER_TOKENS) for s in shown]
-        return sum((cost(router.tiers.model(m), u) for m, u in zip(models, usages, strict=True)), Decimal(0))
-
-    tier_of = router.taxonomy.tier_of
-    policies = {
-        f"always {tier.name}": float(served([router.tiers.first_model(tier.name)] * len(shown)))
-        for tier in reversed(router.tiers.tiers)
-    }
-    first = served([router.tiers.first_model(tier_of(s.author) or "") for s in shown])
-    policies["ask Haiku about each"] = float(first) + question * len(shown)
-    policies["prerouter"] = float(served([s.decision.model or "" for s in shown])) + sum(asked)
-    return {name: round(dollars * 1000 / len(shown), 4) for name, dollars in policies.items()}
+    book = PriceBook.load(router.taxonomy, router.settings)
+    if book is None:  # never: the shipped labels have tiers
+        return {}, ""
+    index = router.taxonomy.index
+    truth = np.array([index(s.author) for s in shown])
+    local = np.array([index(s.decision.label) if s.decision.decided_by == "local" else ABSTAINED for s in shown])
+    bills = book.bills([render(s.body) for s in shown], truth, local)
+    return {name: round(1000 * float(bill.usd.mean()), 4) for name, bill in bills.items()}, book.assumptions()
 
 
-def _print(router: PreRouter, shown: list[Shown], money: Mapping[str, float]) -> None:
+def _print(router: PreRouter, shown: list[Shown]) -> None:
     print(f"{_column('request')}  {'label':8}    {'tier':6}  {'decided by':24} confidence")
     for s in shown:
         print(_line(s))
@@ -196,11 +193,6 @@ def _print(router: PreRouter, shown: list[Shown], money: Mapping[str, float]) ->
     print("The others would go to Claude Haiku; here an offline stand-in gave the author's label (simulated).")
     if local:
         print(f"\nWhy: {textwrap.shorten(local[0].text, 70)}\n{router.explain(local[0].body).to_text()}")
-    print(f"\nUS dollars per 1,000 requests like these, list prices of {router.tiers.as_of},", end=" ")
-    print(f"{ANSWER_TOKENS} tokens of answer and {CHARS_PER_TOKEN} characters a token assumed:")
-    for name, dollars in money.items():
-        print(f"  {name:22} {dollars:8.2f}")
-    print("\nprerouter: next: prerouter route 'your request', prerouter init, or the README", file=sys.stderr)
 
 
 def _line(s: Shown) -> str:

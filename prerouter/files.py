@@ -8,9 +8,11 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO, TypeVar
 
 from prerouter.errors import ConfigError, DataError
+
+F = TypeVar("F", bound=IO[Any])
 
 
 def shipped(name: str) -> Path:
@@ -23,16 +25,42 @@ def shipped(name: str) -> Path:
 def write_whole(path: Path, data: bytes) -> None:
     """Write `path` so that a reader, or a crash, sees the old content or all of the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.urandom(6).hex()}")
+    with _replacing(path, open(path.with_name(f".{path.name}.{os.urandom(6).hex()}"), "xb")) as out:
+        out.write(data)
+
+
+@contextmanager
+def appearing(path: Path) -> Iterator[TextIO]:
+    """A text file that is there whole, on disk, or not at all: an interrupted run leaves the old one."""
+    with _replacing(path, open(path.with_name(f"{path.name}.part"), "w", encoding="utf-8")) as out:
+        yield out
+    _sync_folder(path.parent)
+
+
+@contextmanager
+def _replacing(path: Path, beside: F) -> Iterator[F]:
+    """What is written to `beside` takes the place of `path` once it is on disk; after an error it goes."""
     try:
-        with open(beside, "xb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(beside, path)
+        with beside:
+            yield beside
+            beside.flush()
+            os.fsync(beside.fileno())
+        os.replace(beside.name, path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        Path(beside.name).unlink(missing_ok=True)
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the rename itself on disk. Windows opens no folders and needs none."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def expanded(name: str | Path) -> Path:

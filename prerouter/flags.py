@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from prerouter.errors import ConfigError
+
+T = TypeVar("T", int, float)
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,12 +43,17 @@ def lazy(module: str, name: str) -> Callable[[argparse.Namespace], int]:
     return run
 
 
-def positive(value: str) -> int:
-    """The type of a flag that takes a whole number from 1 on."""
-    try:
-        number = int(value)
-    except ValueError:
-        number = 0
-    if not 1 <= number <= 10**9:
-        raise argparse.ArgumentTypeError(f"{value} is not a whole number from 1 to 1,000,000,000")
-    return number
+def number(kind: Callable[[str], T], fits: Callable[[T], bool], right: str) -> Callable[[str], T]:
+    """The type of a flag that takes a number: any other value "is not RIGHT"."""
+
+    def read(value: str) -> T:
+        with suppress(ValueError):
+            if fits(found := kind(value)):
+                return found
+        raise argparse.ArgumentTypeError(f"{value} is not {right}")
+
+    return read
+
+
+positive = number(int, lambda n: 1 <= n <= 10**9, "a whole number from 1 to 1,000,000,000")
+share = number(float, lambda x: 0 < x < 1, "a number between 0 and 1")

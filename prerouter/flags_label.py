@@ -1,31 +1,14 @@
-"""Flags of `prerouter label` and `prerouter review`. `--help` imports this room, so nothing heavy comes in here."""
+"""Flags of `prerouter label`."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from prerouter.flags import Parser, command, lazy, positive
+from prerouter.flags import Parser, command, lazy, number, positive
 
-
-def _dollars(value: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < 1e9:
-        raise argparse.ArgumentTypeError(f"{value} is not an amount of US dollars above 0")
-    return number
-
-
-def _seconds(value: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = 0.0
-    if not 0.01 <= number <= 86_400:
-        raise argparse.ArgumentTypeError(f"{value} is not a number of seconds from 0.01 to 86,400")
-    return number
+_dollars = number(float, lambda usd: 0 < usd < 1e9, "an amount of US dollars above 0")
+_seconds = number(float, lambda s: 0.01 <= s <= 86_400, "a number of seconds from 0.01 to 86,400")
 
 
 def _label(commands: Any, shared: Parser) -> None:

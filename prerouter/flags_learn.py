@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from prerouter.flags import Parser, command, lazy
+from prerouter.flags import Parser, command, lazy, share
 
 
 def _train(commands: Any, shared: Parser) -> None:
@@ -36,17 +36,6 @@ def _how(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--confidence", type=share, metavar="X", help="that both hold (default 0.95)")
     group.add_argument("--recipe", metavar="FILE", help="TOML (default: the workspace's training/default.toml)")
     group.add_argument("--seed", type=int, metavar="N", help="of split and samples (default 0)")
-
-
-def share(value: str) -> float:
-    """The type of a flag that takes a share between 0 and 1."""
-    try:
-        number = float(value)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a number between 0 and 1")
-    return number
 
 
 def _promote(commands: Any, shared: Parser) -> None:

@@ -170,7 +170,7 @@ def _stat(path: Path) -> os.stat_result:
     try:
         return path.stat()
     except OSError as error:
-        raise ConfigError(f"cannot read it: {error.strerror}", where=str(path), next_step="check the path") from error
+        raise DataError(f"cannot read it: {error.strerror}", file=path, next_step="check the path") from error
 
 
 def _add(journal: Journal, source: Source, strata: _Strata, seq: int, place: _Place, row: dict[str, Any]) -> None:

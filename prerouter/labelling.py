@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from prerouter.ballot import Ballot
-from prerouter.errors import ConfigError, DataError
+from prerouter.errors import ConfigError
 from prerouter.estimate import Estimate
 from prerouter.estimate import estimate as _estimated
 from prerouter.files import expanded
@@ -175,9 +175,6 @@ def _check(source: Source, certify: bool, cap: Decimal | None, client: Any) -> N
     check_client(client)
     if not source.paths:
         raise ConfigError("no input", where="label", next_step="name a JSONL or Parquet file, a routing log, or -")
-    for name in source.paths:  # before a key is asked for
-        if str(name) != "-" and not expanded(name).exists():
-            raise DataError("cannot read it: no such file", file=name, next_step="check the path")
     if source.stratify and not source.sample:
         raise ConfigError("--stratify goes with --sample", where="label", next_step="add --sample N")
     if certify and source.stratify:
@@ -201,6 +198,7 @@ def _output(output: str | Path, source: Source) -> Path:
 def _run(plan: Plan) -> LabelResult:
     started = time.monotonic()
     if not plan.journal.exists() and not plan.output.exists():
+        plan.source.fingerprint()  # a missing file is named first
         need_key(plan)  # before millions of rows are read
     with Journal(plan.journal) as journal:
         index(journal, plan.source)

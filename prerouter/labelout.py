@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from prerouter.ballot import Ballot
+from prerouter.files import appearing
 from prerouter.intake import dumped
 from prerouter.journal import Answer, Journal, Row
 from prerouter.progress import Progress
@@ -77,31 +76,3 @@ def _error(row: Row, said: list[Answer], unasked: str) -> dict[str, Any]:
     unasked = "an empty request" if row.settled else unasked
     error = max(failed, key=lambda answer: answer.at).error if failed else unasked
     return {"id": row.id, "error": error, "attempts": sum(answer.attempts for answer in failed)}
-
-
-@contextmanager
-def appearing(path: Path) -> Iterator[TextIO]:
-    """A text file that is there whole, on disk, or not at all: an interrupted run leaves the old one."""
-    beside = path.with_name(f"{path.name}.part")
-    try:
-        with open(beside, "w", encoding="utf-8") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the rename itself on disk: after it the journal goes. Windows opens no folders and needs none."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

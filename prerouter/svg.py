@@ -27,11 +27,11 @@ class Axis:
         share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
         return start + share * (end - start)
 
-    def ticks(self, wanted: int = 5) -> list[float]:
-        """About `wanted` round values between low and high."""
+    def ticks(self, wanted: int = 4) -> list[float]:
+        """Round values between low and high: at least `wanted`, at most two and a half times as many and one."""
         rough = (self.high - self.low) / wanted
         unit = 10.0 ** math.floor(math.log10(rough))
-        step = next(unit * m for m in (1, 2, 5, 10) if unit * m >= rough * 0.999)
+        step = max((unit * m for m in (2, 5, 10) if unit * m <= rough * 1.001), default=unit)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [i * step for i in range(first, last + 1)]
 

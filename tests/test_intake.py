@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from label_help import rows_file, texts
 
-from prerouter import ConfigError, DataError, PreRouter, RouteLog
+from prerouter import DataError, PreRouter, RouteLog
 from prerouter.intake import Source, asked, dumped, index, key_of, shared_out
 from prerouter.journal import Journal, Row
 from prerouter.settings import LogSettings, Settings
@@ -165,7 +165,7 @@ def test_a_line_is_always_utf_8_and_json() -> None:
 
 
 def test_no_such_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot read it"):
+    with pytest.raises(DataError, match="cannot read it"):
         taken(tmp_path, sources(tmp_path / "none.jsonl"))
 
 

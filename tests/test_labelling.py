@@ -379,7 +379,7 @@ def test_options_that_make_no_sense_are_refused(claude: FakeClaude, tmp_path: Pa
 
 
 def test_a_missing_file_is_named_before_a_key_is_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match="No such file"):
         label(tmp_path / "nofile.jsonl", tmp_path / "out.jsonl")
 
 

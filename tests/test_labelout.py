@@ -9,8 +9,9 @@ import pytest
 from label_help import errors, read
 
 from prerouter.ballot import Ballot
+from prerouter.files import appearing
 from prerouter.journal import Answer, Journal
-from prerouter.labelout import appearing, count, errors_path, write
+from prerouter.labelout import count, errors_path, write
 from prerouter.taxonomy import Taxonomy
 from prerouter.tiers import TierTable
 
