@@ -23,6 +23,8 @@ class Recipe:
 
     encoder: names as `encoders.candidates` takes them; of several, the best in cross-validation is taken.
     finetune: fine-tune a sentence-transformers model on the labels first, as the table `[finetuning]` says.
+    certify_rows, calibrate_rows: of these parts, at most; what is more goes to fit. More rows to certify on bring the
+    certified gate nearer to the limit, by ever less; rows to fit on make fewer errors.
     cv_rows: rows on which C is chosen, at most; compare_rows: on which encoders are compared.
     max_lost: largest share of known requests that the guard may turn away for the sake of novel ones.
     cache_gb: of features kept on disk.
@@ -34,6 +36,8 @@ class Recipe:
     max_disagreement: float = 0.10
     confidence: float = 0.95
     seed: int = 0
+    certify_rows: int = 3_000
+    calibrate_rows: int = 1_500
     cv_rows: int = 20_000
     compare_rows: int = 4_000
     max_lost: float = 0.10
@@ -71,7 +75,7 @@ _SHARES = ("max_under", "max_disagreement", "confidence")
 
 def _checked(recipe: Recipe, where: str) -> Recipe:
     ranges = dict.fromkeys(_SHARES, (1e-6, 1 - 1e-6)) | {"max_lost": (0.0, 0.5), "cache_gb": (0.0, 1e6)}
-    ranges |= {"cv_rows": (100, 1e9), "compare_rows": (100, 1e9)}
+    ranges |= dict.fromkeys(("certify_rows", "calibrate_rows", "cv_rows", "compare_rows"), (100, 1e9))
     for key, (low, high) in ranges.items():
         value = getattr(recipe, key)
         if not low <= value <= high:  # NaN fails too

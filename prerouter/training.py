@@ -99,8 +99,7 @@ def train(
     certify_on: rows that take the place of the certify part. recipe: a TOML file; changes: fields of `recipe.Recipe`,
     such as encoder="minilm" or max_under=0.02. track: log it to MLflow, if that is installed.
 
-    Raises DataError with file and line, ConfigError, ModelFolderError, MissingExtraError. A gate that could not be
-    opened is no error: `result.model.certificate` says how many more rows would.
+    Raises DataError with file and line, ConfigError, ModelFolderError, MissingExtraError. A closed gate is no error.
     """
     heads.check_extra()
     started, folder = datetime.datetime.now(datetime.UTC), _free(out)
@@ -112,6 +111,7 @@ def train(
         novel_label=novel_label,
         test=_paths(test),
         certify_on=_paths(certify_on),
+        most={"calibrate": made.calibrate_rows, "certify": made.certify_rows},
         seed=made.seed,
     )
     with tempfile.TemporaryDirectory() as scratch:

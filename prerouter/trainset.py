@@ -87,10 +87,12 @@ def load(
     novel_label: str | None = None,
     test: Sequence[str | Path] = (),
     certify_on: Sequence[str | Path] = (),
+    most: Mapping[Part, int] | None = None,
     seed: int = 0,
 ) -> TrainSet:
     """Read all files. taxonomy: None takes the labels that `files` hold. certify_on: the whole certify part, if given.
 
+    most: rows that a part gets at most; its other rows go to fit.
     Rows of `files` that are in `test` or `certify_on`, or nearly, are left out: held-out rows are no lesson.
     Raises DataError with file and line for what cannot be read, and when nothing can be learnt from the rest.
     """
@@ -102,7 +104,12 @@ def load(
     found = dedup.find([e.request.text for e in every], [e.label for e in every], [e.group for e in every])
     table, n_held_out = Table(every, _truth(every, taxonomy), found.groups), len(every) - len(rows)
     overlap = _overlap(found.groups, n_held_out)
-    parts = _parts(table, _own(found.kept, n_held_out, overlap), len(held_out[0]), n_held_out, seed)
+    own = _own(found.kept, n_held_out, overlap)
+    split = _split(table.groups, own, {**(most or {}), **({"certify": 0} if certify_on else {})}, seed)
+    if certify_on:
+        split["certify"] = _first_of_each(table.groups, range(len(held_out[0]), n_held_out))
+    parts = {part: table.take(at) for part, at in split.items()}
+    _check_lesson(parts["fit"], every, len(own))
     lost = {name: len(_own(getattr(found, name), n_held_out, overlap)) for name in ("exact", "near")}
     lost |= {"overlap": len(overlap)}
     return TrainSet(
@@ -134,21 +141,31 @@ def _own(at: Sequence[int], n_held_out: int, overlap: Sequence[int]) -> list[int
     return sorted(set(at).difference(range(n_held_out), overlap))
 
 
-def _parts(table: Table, kept: Sequence[int], n_test: int, n_held_out: int, seed: int) -> dict[Part, Table]:
-    """Fit, calibrate, certify. With rows to certify on, the certify share of the others goes to fit."""
-    at, groups = np.asarray(kept, np.int64), [table.groups[i] for i in kept]
-    split = {part: at[i] for part, i in certify.split(groups, seed).items()}
-    if n_held_out > n_test:
-        split["fit"] = np.setdiff1d(at, split["calibrate"])
-        first = {table.groups[i]: i for i in range(n_held_out - 1, n_test - 1, -1)}
-        split["certify"] = np.asarray(sorted(first.values()), np.int64)
-    parts = {part: table.take(i) for part, i in split.items()}
-    if len(np.unique(parts["fit"].known.truth)) < 2:
-        n = len(kept)
-        what = f"too few rows: {n} are left without duplicates, and the half to fit on holds fewer than two labels"
-        file, line = (table.examples[kept[-1]].file, table.examples[kept[-1]].line) if kept else ("", 0)
-        raise DataError(what, file=file, line=line, next_step="label more requests: some hundreds for a first model")
-    return parts
+def _split(groups: Sequence[str], kept: Sequence[int], most: Mapping[Part, int], seed: int) -> dict[Part, Ints]:
+    """Positions of each part's rows; of what a part has too many of, whole groups go to fit, by their hash."""
+    at, elsewhere = np.asarray(kept, np.int64), set[str]()
+    split = {part: at[i] for part, i in certify.split([groups[i] for i in kept], seed).items()}
+    for part in ("calibrate", "certify"):
+        order = sorted(split[part].tolist(), key=lambda i: hashlib.sha256(f"{seed}:{groups[i]}".encode()).digest()[8:])
+        n = min(most.get(part, len(order)), len(order))
+        while 0 < n < len(order) and groups[order[n]] == groups[order[n - 1]]:
+            n += 1
+        split[part] = np.asarray(sorted(order[:n]), np.int64)
+        elsewhere |= {groups[i] for i in order[:n]}
+    split["fit"] = np.asarray([i for i in kept if groups[i] not in elsewhere], np.int64)
+    return split
+
+
+def _first_of_each(groups: Sequence[str], rows: range) -> Ints:
+    """The first of each group in `rows`."""
+    return np.asarray(sorted({groups[i]: i for i in reversed(rows)}.values()), np.int64)
+
+
+def _check_lesson(fit: Table, every: Sequence[Example], n: int) -> None:
+    if len(np.unique(fit.known.truth)) < 2:
+        what = f"too few rows: {n} are left without duplicates, and those to fit on hold fewer than two labels"
+        step = "label more requests: some hundreds for a first model"
+        raise DataError(what, file=every[-1].file, line=every[-1].line, next_step=step)
 
 
 def _truth(rows: Sequence[Example], taxonomy: Taxonomy) -> Ints:

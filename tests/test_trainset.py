@@ -87,6 +87,18 @@ def test_rows_that_are_held_out_are_left_out_and_named(tmp_path: Path) -> None:
     assert not any(texts & held_out for texts in _texts(found).values())
 
 
+def test_what_a_part_has_too_many_of_goes_to_fit_by_whole_groups(tmp_path: Path) -> None:
+    rows = synthetic.rows(400)
+    for i, row in enumerate(rows):
+        row["group"] = f"chat {i // 2}"
+    free, found = _load(tmp_path, rows), _load(tmp_path, rows, most={"certify": 30, "calibrate": 11})
+    sizes = {part: len(table.examples) for part, table in found.parts.items()}
+    assert sizes == {"fit": 400 - 60 - 12, "calibrate": 12, "certify": 30}
+    assert all(_texts(found)[part] < _texts(free)[part] for part in ("calibrate", "certify"))
+    groups = [set(table.groups) for table in found.parts.values()]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 200
+
+
 def test_rows_to_certify_on_are_the_certify_part(tmp_path: Path) -> None:
     rows, sample = synthetic.rows(200), synthetic.rows(50, seed=1)
     for i, row in enumerate(sample):
