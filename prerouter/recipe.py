@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from prerouter.certify import Contract
+from prerouter.certify import Contract, Part
 from prerouter.errors import ConfigError
 from prerouter.files import expanded
 from prerouter.finetune import Recipe as Finetuning
@@ -23,8 +24,9 @@ class Recipe:
 
     encoder: names as `encoders.candidates` takes them; of several, the best in cross-validation is taken.
     finetune: fine-tune a sentence-transformers model on the labels first, as the table `[finetuning]` says.
-    certify_rows, calibrate_rows: of these parts, at most; what is more goes to fit. More rows to certify on bring the
-    certified gate nearer to the limit, by ever less; rows to fit on make fewer errors.
+    certify_errors: certify gets at most the rows that would hold so many errors at the contract's strictest limit,
+    calibrate half as many; what is more goes to fit. More rows to certify on bring the certified gate nearer to the
+    limit, by ever less (100 errors: within a sixth of it); rows to fit on make fewer errors.
     cv_rows: rows on which C is chosen, at most; compare_rows: on which encoders are compared.
     max_lost: largest share of known requests that the guard may turn away for the sake of novel ones.
     cache_gb: of features kept on disk.
@@ -36,8 +38,7 @@ class Recipe:
     max_disagreement: float = 0.10
     confidence: float = 0.95
     seed: int = 0
-    certify_rows: int = 3_000
-    calibrate_rows: int = 1_500
+    certify_errors: int = 100
     cv_rows: int = 20_000
     compare_rows: int = 4_000
     max_lost: float = 0.10
@@ -47,6 +48,12 @@ class Recipe:
     def contract(self, *, ordered: bool) -> Contract:
         """The contract; without under-routing for an unordered taxonomy."""
         return Contract(self.max_under if ordered else None, self.max_disagreement, self.confidence)
+
+    def most(self, *, ordered: bool) -> dict[Part, int]:
+        """Rows that each part but fit gets at most."""
+        strictest = min(self.max_under, self.max_disagreement) if ordered else self.max_disagreement
+        certify = math.ceil(self.certify_errors / strictest)
+        return {"certify": certify, "calibrate": math.ceil(certify / 2)}
 
 
 def load_recipe(path: str | Path | None, settings: Settings, changes: Mapping[str, Any]) -> Recipe:
@@ -75,7 +82,7 @@ _SHARES = ("max_under", "max_disagreement", "confidence")
 
 def _checked(recipe: Recipe, where: str) -> Recipe:
     ranges = dict.fromkeys(_SHARES, (1e-6, 1 - 1e-6)) | {"max_lost": (0.0, 0.5), "cache_gb": (0.0, 1e6)}
-    ranges |= dict.fromkeys(("certify_rows", "calibrate_rows", "cv_rows", "compare_rows"), (100, 1e9))
+    ranges |= dict.fromkeys(("cv_rows", "compare_rows"), (100, 1e9)) | {"certify_errors": (10, 1e6)}
     for key, (low, high) in ranges.items():
         value = getattr(recipe, key)
         if not low <= value <= high:  # NaN fails too

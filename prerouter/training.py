@@ -104,14 +104,14 @@ def train(
     heads.check_extra()
     started, folder = datetime.datetime.now(datetime.UTC), _free(out)
     settings = settings or load_settings()
-    made = load_recipe(recipe, settings, changes)
+    made, labels = load_recipe(recipe, settings, changes), _taxonomy(taxonomy, settings)
     rows = trainset.load(
         _paths(files),
-        _taxonomy(taxonomy, settings),
+        labels,
         novel_label=novel_label,
         test=_paths(test),
         certify_on=_paths(certify_on),
-        most={"calibrate": made.calibrate_rows, "certify": made.certify_rows},
+        most=made.most(ordered=labels is not None and labels.ordered),
         seed=made.seed,
     )
     with tempfile.TemporaryDirectory() as scratch:

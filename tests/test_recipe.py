@@ -22,6 +22,12 @@ def test_without_a_file_the_recipe_is_the_usual_one() -> None:
     assert Recipe().contract(ordered=False) == Contract(None, 0.10, 0.95)
 
 
+def test_certify_gets_the_rows_that_hold_a_hundred_errors_at_the_limit() -> None:
+    assert Recipe().most(ordered=True) == {"certify": 2000, "calibrate": 1000}
+    assert Recipe().most(ordered=False) == {"certify": 1000, "calibrate": 500}
+    assert Recipe(max_under=0.03, certify_errors=20).most(ordered=True) == {"certify": 667, "calibrate": 334}
+
+
 def test_the_shipped_recipe_says_the_defaults() -> None:
     path = shipped("training/default.toml")
     assert load_recipe(path, Settings(), {}) == Recipe()
@@ -57,6 +63,7 @@ def test_one_encoder_may_be_named_without_a_list(tmp_path: Path) -> None:
         ({"encoder": []}, "no encoder is named"),
         ({"max_lost": 0.9}, "max_lost is 0.9.*from 0 to 0.5"),
         ({"cv_rows": 3}, "cv_rows is 3"),
+        ({"certify_errors": 1}, "certify_errors is 1"),
     ],
 )
 def test_what_is_no_recipe_is_refused(changes: dict[str, Any], message: str) -> None:
