@@ -7,7 +7,7 @@ shares the wider of that and the exact one (Clopper & Pearson 1934), which is no
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -80,6 +80,15 @@ class Seen:
             "under": known & local & (self.predicted < self.truth),
             "over": known & local & (self.predicted > self.truth),
         }
+
+    def take(self, rows: Ints | NDArray[np.bool_]) -> Seen:
+        """The rows at these positions, or where a mask is true."""
+        columns = {field.name: getattr(self, field.name)[rows] for field in fields(self)}
+        return Seen(**columns | {"groups": np.unique(columns["groups"], return_inverse=True)[1]})
+
+    def decided_by(self, stage: int) -> Seen:
+        """All rows, as if the other stages had abstained."""
+        return replace(self, stage=np.where(self.stage == stage, stage, ABSTAINED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +175,12 @@ def look(
     )
 
 
+def pooled(parts: Sequence[Seen], groups: Sequence[str]) -> Seen:
+    """The rows of all parts, in order. groups: of all these rows, by name, since one group may be in several parts."""
+    columns = {field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Seen)}
+    return Seen(**columns | {"groups": np.unique(groups, return_inverse=True)[1]})
+
+
 def bills(seen: Seen, requests: Sequence[Request], book: PriceBook | None) -> dict[str, Bill]:
     """Each policy's bill on the rows that have a label."""
     if book is None or not seen.known.any():
@@ -185,8 +200,8 @@ def summarise(seen: Seen, local: LocalClassifier, costs: Mapping[str, Bill], *, 
     columns = _columns(seen, counts, costs)
     found = _statistics(columns.sum(axis=1), costs) | {"auroc_novel": auroc(seen.strangeness, ~seen.known)}
     intervals = _intervals(seen, columns, costs, seed)
-    exact = {name: _exact(n[of], n[base]) for name, (of, base) in SHARES.items() if n[base]}
-    intervals |= {name: _wider(intervals.get(name), interval) for name, interval in exact.items()}
+    found_exactly = {name: exact(n[of], n[base]) for name, (of, base) in SHARES.items() if n[base]}
+    intervals |= {name: _wider(intervals.get(name), interval) for name, interval in found_exactly.items()}
     return Figures(
         n=n["known"],
         n_novel=n["novel"],
@@ -232,7 +247,8 @@ def _share(k: int, n: int) -> float | None:
     return k / n if n else None
 
 
-def _exact(k: int, n: int) -> Interval:
+def exact(k: int, n: int) -> Interval:
+    """Of the share k / n, two-sided at LEVEL (Clopper & Pearson 1934)."""
     side = (1 + LEVEL) / 2
     return lower_bound(k, n, side), upper_bound(k, n, side)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,11 @@ from prerouter.encoder import load_encoder
 from prerouter.heads import Search
 from prerouter.modelfolder import Gate, Head, Stage
 from prerouter.recipe import Recipe
+from prerouter.text import SIGNAL_NAMES
 from prerouter.trainset import Table
+
+if TYPE_CHECKING:
+    from prerouter.finetune import Finetuned
 
 Floats = NDArray[np.float32]
 MIN_NOVEL = 20  # novel rows from which on they set the guard's limit
@@ -24,12 +29,16 @@ MIN_NOVEL = 20  # novel rows from which on they set the guard's limit
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Learnt:
-    """One stage's encoder and head. search: how its C was chosen; None for a fine-tuned one."""
+    """One stage's encoder and head. search: how its C was chosen; None for a fine-tuned one.
+
+    sharpness: in (0, 1], the largest risk that it decides at, as a share of the common gate's.
+    """
 
     folder: Path
     encoder: CachedEncoder
     head: Head
     search: Search | None = None
+    sharpness: float = 1.0
 
 
 def head_rows(table: Table, encoder: CachedEncoder) -> heads.Rows:
@@ -57,10 +66,9 @@ def finetuned(source: str | Path | None, fit: Table, n_labels: int, recipe: Reci
 
     source: a sentence-transformers model, None for all-MiniLM-L6-v2. Raises ConfigError, MissingExtraError.
     """
-    from prerouter.export import export_transformer
     from prerouter.finetune import finetune
 
-    known, n_signals = fit.known, fit.signals.shape[1]
+    known = fit.known
     model = finetune(
         known.texts,
         known.truth,
@@ -70,13 +78,22 @@ def finetuned(source: str | Path | None, fit: Table, n_labels: int, recipe: Reci
         recipe=recipe.finetuning,
         seed=recipe.seed,
     )
-    model.save(scratch / "model")
-    export_transformer(scratch / "model", scratch / "encoder")
-    # Its own head, for one fitted to rows that the encoder knows by heart would be too sure. It reads no signals.
-    nothing = np.zeros(n_signals, np.float32)
-    weights = np.hstack([model.weights, np.zeros((n_labels, n_signals), np.float32)])
-    head = Head(weights, model.bias, nothing, nothing + 1)
+    head = exported(model, scratch)
     return Learnt(scratch / "encoder", CachedEncoder(load_encoder(scratch / "encoder"), None), head)
+
+
+def exported(model: Finetuned, folder: Path) -> Head:
+    """Write the encoder that serves a fine-tuned model to `folder`/encoder; returns the head on it.
+
+    The model's own, for one fitted to rows that the encoder knows by heart would be too sure. It reads no signals.
+    """
+    from prerouter.export import export_transformer
+
+    model.save(folder / "model")
+    export_transformer(folder / "model", folder / "encoder")
+    nothing = np.zeros(len(SIGNAL_NAMES), np.float32)
+    weights = np.hstack([model.weights, np.zeros((len(model.bias), len(nothing)), np.float32)])
+    return Head(weights, model.bias, nothing, nothing + 1)
 
 
 def logits(learnt: Learnt, table: Table) -> NDArray[np.float64]:
@@ -85,12 +102,17 @@ def logits(learnt: Learnt, table: Table) -> NDArray[np.float64]:
     return found
 
 
-def closed(learnt: Learnt, parts: Mapping[Part, Table], *, max_lost: float, seed: int) -> Stage:
-    """The stage with temperature and guard from fit and calibrate, its gate closed."""
+def closed(
+    learnt: Learnt, parts: Mapping[Part, Table], *, max_lost: float, seed: int, lost: float = guard.LOST
+) -> Stage:
+    """The stage with temperature and guard from fit and calibrate, its gate closed.
+
+    lost: share of known requests that the guard turns away; where novel rows set its limit, at most `max_lost`.
+    """
     fit, calibrate = parts["fit"].known, parts["calibrate"].known
     temperature = certify.fit_temperature(logits(learnt, calibrate), calibrate.truth) if len(calibrate.truth) else 1.0
     x, held_out = _embeddings(learnt, fit), _embeddings(learnt, calibrate)
-    known = guard.fit(x, fit.texts, held_out, calibrate.texts, seed=seed)
+    known = guard.fit(x, fit.texts, held_out, calibrate.texts, seed=seed, lost=lost)
     strange = [table.novel for table in (parts["fit"], parts["calibrate"])]
     if sum(len(table.examples) for table in strange) >= MIN_NOVEL and len(calibrate.truth):
         away = np.concatenate([known.measure(_embeddings(learnt, table), table.texts) for table in strange])
@@ -104,7 +126,7 @@ def scored(stages: Sequence[Stage], learnt: Sequence[Learnt], contract: Contract
     for stage, each in zip(stages, learnt, strict=True):
         p = certify.softmax(logits(each, table) / stage.temperature)
         away = stage.guard.measure(_embeddings(each, table), table.texts)
-        risks.append(np.where(away <= stage.guard.limit, certify.risk(p, contract), np.inf))
+        risks.append(np.where(away <= stage.guard.limit, certify.risk(p, contract) / each.sharpness, np.inf))
         predicted.append(p.argmax(axis=1))
     return Scored(np.array(risks), np.array(predicted), table.truth)
 
@@ -116,11 +138,14 @@ def certified(
     contract: Contract,
     provenance: Provenance,
 ) -> tuple[tuple[Stage, ...], Certified]:
-    """The stages with their gates, and the certificate: a path from calibrate, walked on certify."""
+    """The closed stages with their gates, and the certificate: a path from calibrate, walked on certify."""
     path = certify.propose_path(scored(stages, learnt, contract, parts["calibrate"]), contract)
     outcome = certify.certify(path, scored(stages, learnt, contract, parts["certify"]), contract, provenance)
-    gate = Gate(outcome.threshold, outcome.quality_threshold)
-    return tuple(replace(stage, gate=gate) for stage in stages), outcome
+    used, strictest = outcome.threshold, outcome.quality_threshold
+    if used is None or strictest is None:
+        return tuple(stages), outcome
+    gates = (Gate(used * each.sharpness, strictest * each.sharpness) for each in learnt)
+    return tuple(replace(stage, gate=gate) for stage, gate in zip(stages, gates, strict=True)), outcome
 
 
 def _embeddings(learnt: Learnt, table: Table) -> Floats:

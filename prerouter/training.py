@@ -146,7 +146,7 @@ class _Workshop:
             model,
             figures=kept,
             training=self._record(name, learnt, candidates) | {"novel_label": novel_label},
-            probes=_probes(local),
+            probes=probes(local),
         )
         modelfolder.save(out, model, modelcard.card(model))
         model = LocalClassifier.load(out).model  # as a user would: hashes and probes are checked
@@ -235,7 +235,8 @@ def _order(loss: float | None) -> float:
     return float("inf") if loss is None else loss
 
 
-def _probes(local: LocalClassifier) -> tuple[Probe, ...]:
+def probes(local: LocalClassifier) -> tuple[Probe, ...]:
+    """PROBES, with what each stage says of them."""
     found = local.probabilities([render(probe) for probe in PROBES])
     return tuple(Probe(probe, p) for probe, p in zip(PROBES, found, strict=True))
 

@@ -163,6 +163,32 @@ def test_rows_of_one_group_widen_the_intervals(local: LocalClassifier) -> None:
     assert together[1] - together[0] > 1.5 * (alone[1] - alone[0])
 
 
+def test_a_part_of_the_rows_has_the_figures_of_these_rows_alone(local: LocalClassifier) -> None:
+    requests, truth = rows(ROWS)
+    seen = figures.look(local, requests, truth)
+    part = figures.look(local, requests[40:70], truth[40:70])
+    for chosen in (np.arange(40, 70), (np.arange(100) >= 40) & (np.arange(100) < 70)):
+        assert figures.summarise(seen.take(chosen), local, {}) == figures.summarise(part, local, {})
+    nothing = figures.summarise(seen.take(np.array([], np.int64)), local, {})
+    assert (nothing.n, nothing.accuracy, nothing.intervals) == (0, None, {})
+
+
+def test_a_stages_own_decisions_leave_the_rest_open(local: LocalClassifier) -> None:
+    seen = figures.look(local, *rows(ROWS))
+    own, other = (figures.summarise(seen.decided_by(stage), local, {}) for stage in (0, 1))
+    assert own == figures.summarise(seen, local, {})
+    assert (other.n, other.coverage, other.disagreement) == (100, 0.0, None)
+    assert other.accuracy == own.accuracy
+
+
+def test_pooled_rows_keep_groups_that_span_the_parts(local: LocalClassifier) -> None:
+    requests, truth = rows(ROWS)
+    groups = [f"group {i // 10}" for i in range(100)]
+    whole = figures.look(local, requests, truth, groups)
+    parts = [figures.look(local, requests[at], truth[at], groups[at]) for at in (slice(0, 45), slice(45, 100))]
+    assert figures.summarise(figures.pooled(parts, groups), local, {}) == figures.summarise(whole, local, {})
+
+
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     """Coverage of the interval of the AUROC and of accuracy over draws from a known population."""
     rng, held = np.random.default_rng(0), {"accuracy": 0, "auroc_novel": 0}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import synthetic
@@ -66,6 +68,28 @@ def test_deciding_a_novel_row_is_an_error_of_the_gate(rows: TrainSet, learnt: Le
     found, outcome = stages.certified([stage], [learnt], rows.parts, CONTRACT, WHO)
     assert outcome.certificate.n_certify == len(table.examples)
     assert found[0].gate.threshold == outcome.threshold
+
+
+def test_a_sharper_stage_decides_at_its_share_of_the_common_risk(rows: TrainSet, learnt: Learnt) -> None:
+    parts = {part: table.known for part, table in rows.parts.items()}
+    sharp, closed = replace(learnt, sharpness=0.5), stages.closed(learnt, parts, max_lost=0.1, seed=0)
+    usual, halved = (stages.scored([closed], [each], CONTRACT, parts["certify"]) for each in (learnt, sharp))
+    np.testing.assert_array_equal(halved.risk, 2 * usual.risk)
+    (first, second), outcome = stages.certified([closed] * 2, [sharp, learnt], parts, CONTRACT, WHO)
+    assert outcome.threshold
+    assert outcome.quality_threshold
+    assert (second.gate.threshold, second.gate.quality_threshold) == (outcome.threshold, outcome.quality_threshold)
+    assert first.gate.threshold == 0.5 * outcome.threshold
+    assert first.gate.quality_threshold == 0.5 * outcome.quality_threshold
+
+
+def test_the_guard_turns_away_the_share_that_may_be_lost(rows: TrainSet, learnt: Learnt) -> None:
+    parts = {part: table.known for part, table in rows.parts.items()}
+    x = learnt.encoder.features(parts["calibrate"].texts)[:, : learnt.encoder.n_dims]
+    for lost in (guard.LOST, 0.2):
+        stage = stages.closed(learnt, parts, lost=lost, max_lost=lost, seed=0)
+        turned_away = (guard.distances(x, stage.guard.centroids) > stage.guard.limit).mean()
+        assert turned_away == pytest.approx(lost, abs=0.04)
 
 
 def test_stages_that_nothing_calibrates_stay_closed(rows: TrainSet, learnt: Learnt) -> None:

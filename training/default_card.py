@@ -6,20 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from measures import MEASURES
+
 from prerouter.modelfolder import Certificate, FolderModel
 
-MEASURES = ("accuracy", "coverage", "disagreement", "under_routing", "joint_disagreement", "joint_under_routing")
 TEMPLATE = Path(__file__).with_name("default_card.md")
 
 
 def card(model: FolderModel) -> str:
     """The card as Markdown."""
-    training, figures = model.training, model.figures
-    unseen, stages = figures["left_out_sources"], figures["held_out_by_stage"]
-    policies = figures["policies"]["policies"].items()
-    seen = {"all held-out rows": figures["held_out"]}
-    seen |= {f"of {name}": found for name, found in figures["held_out_by_file"].items()}
-    seen |= {f"labelled {name}": found for name, found in figures["held_out_by_label"].items()}
+    training, figures, enough = model.training, model.figures, model.figures["enough"]
+    unseen, complex_ = figures["left_out_sources"], figures["shares_by_label"]["complex"]
+    stages = zip(figures["shares_by_stage"], unseen["by_stage"], strict=True)
+    seen = {"all held-out rows": figures["shares"]}
+    seen |= {f"of {name}": found for name, found in figures["shares_by_file"].items()}
+    seen |= {f"labelled {name}": found for name, found in figures["shares_by_label"].items()}
     seen |= {"sources never seen": unseen}
     return TEMPLATE.read_text("utf-8").format(
         made=model.certificate,
@@ -28,18 +29,18 @@ def card(model: FolderModel) -> str:
         header=" | ".join(name.replace("_", " ") for name in MEASURES),
         rule="---|" * len(MEASURES),
         table="\n".join(row(title, found) for title, found in seen.items()),
-        stages="\n".join(stage_row(i, *found) for i, found in enumerate(zip(stages, unseen["by_stage"], strict=True))),
-        calibration="; ".join(f"stage {i}: {found['ece']:.3f}" for i, found in enumerate(figures["calibration"])),
-        auroc="; ".join(f"stage {i}: {value:.2f}" for i, value in enumerate(unseen["guard_auroc"])),
+        stages="\n".join(stage_row(i, *found) for i, found in enumerate(stages)),
+        calibration="; ".join(f"stage {i}: {ece:.3f}" for i, ece in enumerate(figures["ece_by_stage"])),
+        auroc="; ".join(f"stage {i}: {percent(found)}" for i, found in enumerate(unseen["guard_auroc"])),
         rotations=unseen["rotations"],
         ceiling="; ".join(f"{name}: {percent(f['agreement'])} of {f['n']}" for name, f in figures["ceiling"].items()),
-        policies="\n".join(f"| {name} | {usd:.2f} | {ok:.1%} |" for name, (usd, ok) in policies),
-        assumptions=figures["policies"]["assumptions"],
-        complex_low=percent(figures["complex_decided_too_low"]),
+        policies="\n".join(f"| {name} | {usd:.2f} | {enough[name]:.1%} |" for name, usd in figures["cost"].items()),
+        assumptions=figures["cost_assumptions"],
+        complex_low=percent(complex_["joint_under_routing"]),
         injected_low=percent(figures["injected_decided_too_low"]),
         injected_pairs=figures["injected_pairs"],
         languages="; ".join(f"{name} {percent(found)}" for name, found in figures["other_languages_decided"].items()),
-        complex_right=percent(figures["held_out_by_label"]["complex"]["accuracy"]),
+        complex_right=percent(complex_["accuracy"]),
         counts=", ".join(f"{name} {n:,}" for name, n in training["files"].items()),
         sources=", ".join(training["sources"]),
         rows=training["rows"],

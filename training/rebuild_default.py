@@ -4,7 +4,7 @@ DATA_DIR/requests must hold train.jsonl, extra.jsonl, authored.jsonl, unlabelled
 MiniLM fine-tuned on the labels and exported to int8 ONNX; before it, a static encoder distilled from it. Seven
 fine-tunings, two for the model and one for each rotation of left-out sources, two at a time: over an hour on two cores,
 less with a GPU; needs the extras `train` and `transformer`. With --work, what was learnt stays in DIR and a second run
-goes on from there.
+goes on from there. What is learnt is special to this model; all that follows is `prerouter train`'s own code.
 
 Parts (`rows.split`): `fit` for the weights, with written.jsonl; `calibrate` for temperatures, guards, path and the
 choice of the contract; `certify` for the walk, once. Figures are measured on the certify rows, from which nothing was
@@ -31,47 +31,69 @@ import default_card
 import gates
 import measures
 import numpy as np
-import stages
-from gates import Seen
-from rows import DATA_STEP, Rows, joined, read_rows, read_unlabelled, read_written, split
+import static_stage
+import transformer_stage
+from measures import Opened
+from plan import SEED, Plan
+from rows import WRITTEN, Rows, joined, labelled, read_rows, read_unlabelled, split
 
-from prerouter import certify, modelfolder, overlap, text
-from prerouter.certify import Contract, Provenance
-from prerouter.encoder import load_encoder
+from prerouter import figures, modelfolder, overlap, stages, text
+from prerouter.certify import Contract, Part, Provenance
+from prerouter.costs import PriceBook
 from prerouter.errors import DataError, PreRouterError
 from prerouter.local import LocalClassifier
-from prerouter.modelfolder import FolderModel, Probe, Stage
+from prerouter.modelfolder import FolderModel, Stage
+from prerouter.settings import Settings
 from prerouter.taxonomy import Taxonomy
+from prerouter.training import probes
 
-ROTATIONS, WORKERS = 5, 2
 LABELLER = "a Claude model"  # which one labelled the shipped rows is not recorded with them
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One training, in `folder`: without a fifth of the sources, or with all of them (number None)."""
+    """One training, in `work`/`name`: without one of the plan's shares of the sources, or with all (number None)."""
 
     data: Path
-    folder: Path
+    work: Path
+    plan: Plan
     number: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return "all" if self.number is None else f"without-{self.number}"
+
+    @property
+    def cache(self) -> Path:
+        """Where features are kept."""
+        return self.work / "embeddings"
 
     def away(self, rows: Rows) -> np.ndarray:
         """(n_rows,) whether the row's source is left out."""
         if self.number is None:
             return np.zeros(len(rows.truth), bool)
         names = sorted(set(rows.source.tolist()) - {"written", "authored"})
-        return np.isin(rows.source, names[self.number :: ROTATIONS])
+        return np.isin(rows.source, names[self.number :: self.plan.rotations])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """What came of a turn: the rows' parts and whereabouts, and the stages, without gates."""
+    """What came of a turn. rows: all; parts, away: those of known and of left-out sources; stages: without gates."""
 
+    turn: Turn
     rows: Rows
-    away: np.ndarray
-    parts: Mapping[certify.Part, np.ndarray]
-    seen: Seen
+    parts: Mapping[Part, Rows]
+    away: Rows
     stages: tuple[Stage, ...]
+
+    def opened(self, contract: Contract, provenance: Provenance) -> Opened:
+        """With gates and certificate: the certify rows are walked."""
+        learnt = gates.learnt(self.stages, self.turn.cache)
+        certified, found = stages.certified(self.stages, learnt, self.parts, contract, provenance)
+        model = FolderModel(Taxonomy.load(), text.TEXT_VERSION, certified, found.certificate, ())
+        local = LocalClassifier(model, [each.encoder for each in learnt])
+        return Opened(local, learnt, self.parts["certify"], self.away)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,105 +116,91 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def build(data: Path, out: Path, work: Path) -> FolderModel:
+def build(data: Path, out: Path, work: Path, plan: Plan | None = None) -> FolderModel:
     """Train on DATA_DIR and write the model folder `out`."""
-    taxonomy, prompt_id = Taxonomy.load(), rubric_id(data / "requests")
-    turns = [Turn(data, work / "all"), *(Turn(data, work / f"without-{i}", i) for i in range(ROTATIONS))]
-    with ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn")) as pool:
-        whole, *rotations = pool.map(outcome, turns)
-    contract, choice = gates.choose_contract(whole.rows, whole.seen, whole.stages, whole.parts)
+    plan, prompt_id = plan or Plan(), rubric_id(data / "requests")
+    turns = [Turn(data, work, plan), *(Turn(data, work, plan, i) for i in range(plan.rotations))]
+    whole, *rotations = outcomes(turns, plan.workers)
+    contract, power = gates.choose_contract(whole.stages, gates.learnt(whole.stages, whole.turn.cache), whole.parts)
     say(f"at most {contract.max_under:.1%} under-routing, {contract.max_disagreement:.1%} disagreement")
     provenance = Provenance(LABELLER, prompt_id, "shipped data", text.TEXT_VERSION, now())
-    opened, found = gates.certified(whole.rows, whole.seen, whole.stages, whole.parts, contract, provenance)
-    versions = modelfolder.versions("onnxruntime", "tokenizers", "safetensors", "torch", "sentence-transformers")
-    record = training_record(whole)
-    bare = FolderModel(taxonomy, text.TEXT_VERSION, opened, found.certificate, (), record, versions=versions)
-    figures = {
-        "contract_choice": choice,
-        **measures.held_out(whole.rows, whole.seen, opened, contract, whole.parts, taxonomy),
-        "ceiling": measures.ceiling(whole.rows),
-        **measures.attacked(whole.rows, bare, whole.parts["certify"]),
-        "left_out_sources": left_out(rotations, contract, provenance),
-    }
-    model = replace(with_probes(bare), figures=figures)
+    one = whole.opened(contract, provenance)
+    model = replace(
+        one.local.model,
+        training=training_record(whole),
+        figures=measured(one)
+        | {"contract_choice": power, "ceiling": measures.ceiling(whole.rows)}
+        | {"left_out_sources": measures.unseen([each.opened(contract, provenance) for each in rotations])},
+        probes=probes(one.local),
+        versions=modelfolder.versions("onnxruntime", "tokenizers", "safetensors", "torch", "sentence-transformers"),
+    )
     modelfolder.save(out, model, default_card.card(model))
     local = LocalClassifier.load(out)  # as a user would: hashes and probes are checked, the second stage's by warm
     local.warm()
     return local.model
 
 
+def outcomes(turns: Sequence[Turn], workers: int) -> list[Outcome]:
+    """Of each turn, in so many processes; in this one where it is one."""
+    if workers == 1:
+        return list(map(outcome, turns))
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(outcome, turns))
+
+
 def outcome(turn: Turn) -> Outcome:
-    """Learn, in a process of its own, and look at all rows through what was learnt."""
+    """Learn, or read what was learnt."""
     import torch
 
-    torch.set_num_threads(1)
-    taxonomy = Taxonomy.load()
-    rows, unlabelled = read_rows(turn.data, taxonomy), read_unlabelled(turn.data, taxonomy)
-    away = turn.away(rows)
-    parts = split(rows, ~away)
-    known = set(rows.group)
-    written = read_written(taxonomy)
-    written = written.take(np.array([i for i, group in enumerate(written.group) if group not in known]))
+    torch.set_num_threads(1)  # of each process
+    taxonomy, plan, folder = Taxonomy.load(), turn.plan, turn.work / turn.name
+    rows, written = (read_rows(paths, taxonomy) for paths in (labelled(turn.data), [WRITTEN]))
+    away, known = turn.away(rows), set(rows.groups)
     # The guard's centroids are those of every row that was fitted, so the written ones stand in `fit` too.
-    everyone = joined(rows, written)
-    fit = np.concatenate([parts["fit"], np.arange(len(rows.truth), len(everyone.truth))])
-    parts = {**parts, "fit": fit}
-    say(f"{turn.folder.name}: " + ", ".join(f"{name} {len(at):,} rows" for name, at in parts.items()))
-    turn.folder.mkdir(parents=True, exist_ok=True)
-    unlabelled = unlabelled.take(np.flatnonzero(~np.isin(unlabelled.source, rows.source[away])))
-    runs = stages.RUNS if turn.number is None else stages.RUNS[-1:]  # rotations with one run each, for time
-    learnt = stages.learn(everyone.take(fit), everyone.take(parts["calibrate"]), unlabelled, turn.folder, runs)
-    seen = gates.see(learnt, everyone)
-    away = np.concatenate([away, np.zeros(len(written.truth), bool)])
-    return Outcome(everyone, away, parts, seen, gates.closed_stages(everyone, learnt, seen, parts))
+    written = written.take(np.array([i for i, group in enumerate(written.groups) if group not in known]))
+    parts = {part: rows.take(at) for part, at in split(rows, ~away).items()}
+    parts["fit"] = joined(parts["fit"], written)
+    say(f"{turn.name}: " + ", ".join(f"{part} {len(table.truth):,} rows" for part, table in parts.items()))
+    runs = plan.runs if turn.number is None else plan.runs[-1:]
+    second = transformer_stage.learn(parts["fit"], len(taxonomy.names), folder, turn.cache, plan, runs)
+    unlabelled = read_unlabelled(turn.data, without=set(rows.source[away].tolist()))
+    first = static_stage.learn(parts["fit"], parts["calibrate"], unlabelled, second, folder, turn.cache, plan)
+    closed = gates.closed_stages((first, second), parts)
+    return Outcome(turn, joined(rows, written), parts, rows.take(np.flatnonzero(away)), closed)
 
 
-def left_out(rotations: Sequence[Outcome], contract: Contract, provenance: Provenance) -> dict[str, Any]:
-    """Figures on sources never seen, over all rotations, each with a gate certified on the sources that it knows."""
-    total, by_stage, novel = Counter[str](), [Counter[str](), Counter[str]()], []
-    for one in rotations:
-        opened, _ = gates.certified(one.rows, one.seen, one.stages, one.parts, contract, provenance)
-        at = np.flatnonzero(one.away)
-        total += gates.counts(one.rows, one.seen, opened, contract, at)
-        for i, counter in enumerate(by_stage):
-            counter += gates.counts(one.rows, one.seen, opened, contract, at, only=i)
-        novel.append(measures.guard_auroc(one.rows, one.seen, opened, one.parts["certify"], at))
-    return measures.shares(total) | {
-        "rotations": len(rotations),
-        "by_stage": [measures.shares(counter) for counter in by_stage],
-        "guard_auroc": [round(float(value), 3) for value in np.mean(novel, axis=0)],
-    }
+def measured(one: Opened) -> dict[str, Any]:
+    """Figures on the certify rows: those of `prerouter train`, and this model's own."""
+    seen, book = one.look(one.held_out), PriceBook.load(one.local.taxonomy, Settings())
+    bills = figures.bills(seen, one.held_out.requests, book)
+    found = figures.summarise(seen, one.local, bills, seed=SEED).to_json()
+    found.pop("certificate")  # stands in the folder's model.json
+    about = {"measured_on": "certify rows", "cost_assumptions": book.assumptions() if book else ""}
+    return found | about | measures.held_out(one, seen) | measures.attacked(one)
 
 
 def training_record(whole: Outcome) -> dict[str, Any]:
     """What the model was made from: counts, and a fingerprint over every text and label."""
     rows = whole.rows
-    learnt = np.concatenate([whole.parts["fit"], whole.parts["calibrate"]])
     return {
         "fingerprint": rows.fingerprint(),
-        "rows": {part: len(at) for part, at in whole.parts.items()},
+        "rows": {part: len(table.truth) for part, table in whole.parts.items()},
         "files": dict(Counter(rows.file.tolist())),
-        "sources": sorted(set(rows.source[rows.file != "written.jsonl"].tolist())),
-        "authored_weight": stages.AUTHORED_WEIGHT,
-        "runs": [asdict(run) for run in stages.RUNS],
-        "row_hashes": overlap.remember([rows.texts[i] for i in learnt]),  # labels/heldout.jsonl may be measured on
+        "sources": sorted(set(rows.source[rows.file != WRITTEN.name].tolist())),
+        "authored_weight": transformer_stage.AUTHORED_WEIGHT,
+        "runs": [asdict(run) for run in whole.turn.plan.runs],
+        # labels/heldout.jsonl may be measured on
+        "row_hashes": overlap.remember([*whole.parts["fit"].texts, *whole.parts["calibrate"].texts]),
     }
-
-
-def with_probes(model: FolderModel) -> FolderModel:
-    """`model` with the probabilities of every stage that a loaded folder must reproduce."""
-    requests = [text.render(probe) for probe in PROBES]
-    local = LocalClassifier(model, [load_encoder(stage.encoder) for stage in model.stages])
-    found = local.probabilities(requests)
-    probes = (Probe(t, tuple(tuple(row) for row in rows)) for t, rows in zip(PROBES, found, strict=True))
-    return replace(model, probes=tuple(probes))
 
 
 def rubric_id(folder: Path) -> str:
     """12 hex of the labelling rubric: the prompt of the shipped labels."""
     path = folder / "RUBRIC.md"
     if not path.is_file():
-        raise DataError("labelling rubric is missing", file=path, next_step=DATA_STEP)
+        raise DataError(
+            "labelling rubric is missing", file=path, next_step="pass the folder that holds requests/*.jsonl"
+        )
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
@@ -206,17 +214,5 @@ def say(line: str) -> None:
     print(f"rebuild_default: {line}", file=sys.stderr, flush=True)
 
 
-PROBES = (
-    "What is the capital of France?",
-    "Translate 'good morning' into Spanish.",
-    "Is this review positive or negative? The battery died after two days.",
-    "Write a Python function that merges two sorted lists, with type hints and a docstring.",
-    "Summarise the meeting notes below for the team: who does what until when.\n\n- Ana: invoices\n- Bo: hiring plan",
-    "Design a multi-region payment ledger that stays consistent during partitions, and prove that no entry is lost.",
-    "Review the indemnity and limitation of liability clauses of these two contracts and list every conflict.",
-    "SELECT name FROM users WHERE id = 7; -- what does this do?",
-    "Wie hoch ist der Eiffelturm?",
-    "x",
-)
 if __name__ == "__main__":
     sys.exit(main())

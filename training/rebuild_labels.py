@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from rows import read_file, read_rows, split
+from rows import labelled, read_file, read_rows, split
 
 from prerouter.errors import PreRouterError
 from prerouter.files import write_whole
@@ -29,7 +29,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         authored = read_file(options.data / "requests" / "authored.jsonl")
-        rows = read_rows(options.data, Taxonomy.load())
+        rows = read_rows(labelled(options.data), Taxonomy.load())
     except PreRouterError as error:
         print(f"rebuild_labels: error: {error}", file=sys.stderr)
         return error.exit_code

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,111 +12,92 @@ from typing import Any
 import numpy as np
 
 from prerouter import certify, text
-from prerouter.errors import DataError
-from prerouter.files import read_jsonl
+from prerouter.certify import Part
+from prerouter.examples import body_of, read_bodies, read_examples
+from prerouter.records import Request
 from prerouter.taxonomy import Taxonomy
+from prerouter.trainset import Table
 
 FILES = ("train.jsonl", "extra.jsonl", "authored.jsonl")
 SPLIT_SEED = 3
 COMPARED_SHARE = 0.19  # of all groups, see `was_compared`
 HERE = Path(__file__).parent
-DATA_STEP = "pass the folder that holds requests/*.jsonl"
+WRITTEN = HERE / "written.jsonl"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rows:
-    """Labelled rows, column by column. signals: (n_rows, n_signals) float32.
+class Rows(Table):
+    """Labelled rows. second: (n_rows,) label indices by an independent labeller, -1 where there is none.
 
-    truth: (n_rows,) label indices, -1 where there is no label; second: the same by an independent labeller.
+    sure: (n_rows,) whether the labeller was.
     """
 
-    texts: Sequence[str]
-    signals: np.ndarray
-    truth: np.ndarray
     second: np.ndarray
     sure: np.ndarray
-    source: np.ndarray
-    file: np.ndarray
-    group: Sequence[str]
 
     def take(self, at: np.ndarray) -> Rows:
         """The rows at these positions."""
-        return Rows(
-            texts=[self.texts[i] for i in at],
-            signals=self.signals[at],
-            truth=self.truth[at],
-            second=self.second[at],
-            sure=self.sure[at],
-            source=self.source[at],
-            file=self.file[at],
-            group=[self.group[i] for i in at],
-        )
+        table = Table.take(self, at)
+        return Rows(table.examples, table.truth, table.groups, self.second[at], self.sure[at])
+
+    @property
+    def file(self) -> np.ndarray:
+        """(n_rows,) names."""
+        return np.array([Path(example.file).name for example in self.examples])
+
+    @property
+    def source(self) -> np.ndarray:
+        """(n_rows,) names; the file's where a row has none."""
+        return np.array([example.source or Path(example.file).stem for example in self.examples])
+
+    @property
+    def requests(self) -> list[Request]:
+        """Rendered."""
+        return [example.request for example in self.examples]
 
     def fingerprint(self) -> str:
         """12 hex over every text and label."""
-        digest = hashlib.sha256()
-        for words, label in zip(self.texts, self.truth.tolist(), strict=True):
-            digest.update(f"{label}\0{words}\0".encode())
-        return digest.hexdigest()[:12]
+        return digest(f"{label}\0{words}\0" for words, label in zip(self.texts, self.truth.tolist(), strict=True))
 
 
 def joined(*tables: Rows) -> Rows:
     """All rows of all tables."""
     return Rows(
-        texts=[words for table in tables for words in table.texts],
-        signals=np.concatenate([table.signals for table in tables]),
-        truth=np.concatenate([table.truth for table in tables]),
-        second=np.concatenate([table.second for table in tables]),
-        sure=np.concatenate([table.sure for table in tables]),
-        source=np.concatenate([table.source for table in tables]),
-        file=np.concatenate([table.file for table in tables]),
-        group=[group for table in tables for group in table.group],
+        [example for table in tables for example in table.examples],
+        np.concatenate([table.truth for table in tables]),
+        [group for table in tables for group in table.groups],
+        np.concatenate([table.second for table in tables]),
+        np.concatenate([table.sure for table in tables]),
     )
 
 
-def read_rows(data: Path, taxonomy: Taxonomy) -> Rows:
-    """Every labelled row of FILES in DATA_DIR/requests, rendered. Raises DataError when a file is missing or broken."""
-    return _rows([(name, row) for name in FILES for row in read_file(data / "requests" / name)], taxonomy)
-
-
-def read_written(taxonomy: Taxonomy) -> Rows:
-    """The requests that were written for training, `written.jsonl` in this folder."""
-    return _rows([("written.jsonl", row) for row in read_file(HERE / "written.jsonl")], taxonomy)
-
-
-def read_unlabelled(data: Path, taxonomy: Taxonomy) -> Rows:
-    """DATA_DIR/requests/unlabelled.jsonl; truth is -1."""
-    return _rows([("unlabelled.jsonl", row) for row in read_file(data / "requests" / "unlabelled.jsonl")], taxonomy)
-
-
-def _rows(table: Sequence[tuple[str, dict[str, Any]]], taxonomy: Taxonomy) -> Rows:
-    requests = [text.render({"messages": r["messages"]} if r.get("messages") else r["text"]) for _, r in table]
+def read_rows(paths: Sequence[Path], taxonomy: Taxonomy) -> Rows:
+    """Every labelled row of these files. Raises DataError with file and line when one is missing or broken."""
+    examples = read_examples(paths, taxonomy)
+    index = {name: i for i, name in enumerate(taxonomy.names)} | {None: -1}
     return Rows(
-        texts=[request.text for request in requests],
-        signals=np.array([request.signals for request in requests], np.float32),
-        truth=np.array([_index(row.get("label"), taxonomy) for _, row in table]),
-        second=np.array([_index(row.get("second"), taxonomy) for _, row in table]),
-        sure=np.array([bool(row.get("sure", True)) for _, row in table]),
-        source=np.array([row.get("source", name.removesuffix(".jsonl")) for name, row in table]),
-        file=np.array([name for name, _ in table]),
-        group=[group_of(request.text) for request in requests],
+        examples,
+        np.array([index[example.label] for example in examples]),
+        [group_of(example.request.text) for example in examples],
+        np.array([index[example.second] for example in examples]),
+        np.array([bool(row.get("sure", True)) for path in paths for row in read_file(path)]),
     )
 
 
-def _index(label: str | None, taxonomy: Taxonomy) -> int:
-    return -1 if label is None else taxonomy.index(label)
+def labelled(data: Path) -> list[Path]:
+    """FILES in DATA_DIR/requests."""
+    return [data / "requests" / name for name in FILES]
+
+
+def read_unlabelled(data: Path, without: Collection[str]) -> list[Request]:
+    """DATA_DIR/requests/unlabelled.jsonl, rendered, `without` these sources. Raises DataError."""
+    rows = read_file(data / "requests" / "unlabelled.jsonl")
+    return [text.render(body_of(row)) for row in rows if row.get("source") not in without]
 
 
 def read_file(path: Path) -> list[dict[str, Any]]:
-    """The rows of one JSONL file."""
-    if not path.is_file():
-        raise DataError("data file is missing", file=path, next_step=DATA_STEP)
-    with path.open("rb") as lines:
-        rows = [row for _, row in read_jsonl(lines, path)]
-    for row in rows:
-        if isinstance(row, DataError):
-            raise row
-    return [row for row in rows if not isinstance(row, DataError)]
+    """The rows of one JSONL file as they stand. Raises DataError."""
+    return [row for _, row in read_bodies(path)]
 
 
 def group_of(words: str) -> str:
@@ -124,17 +105,25 @@ def group_of(words: str) -> str:
     return hashlib.sha256(" ".join(re.findall(r"\w+", words.lower())).encode()).hexdigest()[:16]
 
 
-def split(rows: Rows, keep: np.ndarray | None = None) -> dict[certify.Part, np.ndarray]:
+def digest(parts: Iterable[str]) -> str:
+    """12 hex."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part.encode())
+    return found.hexdigest()[:12]
+
+
+def split(rows: Table, keep: np.ndarray | None = None) -> dict[Part, np.ndarray]:
     """Positions of each part, of the rows where `keep` (n_rows,) is true (default: all), in `certify.SHARES`.
 
     A row's part hangs on its text alone, so rows keep theirs when others are left out. Rows that recipes were compared
     on (README.md) are for fitting only: a model chosen on a row could not be certified on it. Certify gets one row per
     group.
     """
-    parts: dict[certify.Part, list[int]] = {"fit": [], "calibrate": [], "certify": []}
+    parts: dict[Part, list[int]] = {"fit": [], "calibrate": [], "certify": []}
     share, certified = 1 / (1 - COMPARED_SHARE), set[str]()
     for i in range(len(rows.truth)) if keep is None else np.flatnonzero(keep).tolist():
-        group = rows.group[i]
+        group = rows.groups[i]
         u = _uniform(SPLIT_SEED, group)
         if was_compared(group) or u >= (certify.SHARES["certify"] + certify.SHARES["calibrate"]) * share:
             parts["fit"].append(i)
@@ -154,6 +143,25 @@ def was_compared(group: str) -> bool:
 def _uniform(seed: object, group: str) -> float:
     """In [0, 1), from the hash."""
     return int(hashlib.sha256(f"{seed}:{group}".encode()).hexdigest()[:12], 16) / 16.0**12
+
+
+def believed(fit: Rows, n_labels: int) -> np.ndarray:
+    """(n_rows, n_labels) what to believe of each row: its label, or where its labeller was not sure a second opinion.
+
+    The second opinion on a label is how independent labellers labelled such rows, of those that two have labelled, one
+    added to every count (Laplace's rule). Between neighbours a row then leaves the doubt that there is.
+    """
+    opinions = np.ones((n_labels, n_labels))
+    doubted = np.flatnonzero(~fit.sure & (fit.second >= 0))
+    np.add.at(opinions, (fit.truth[doubted], fit.second[doubted]), 1)
+    opinions /= opinions.sum(axis=1, keepdims=True)
+    return np.where(fit.sure[:, None], np.eye(n_labels)[fit.truth], opinions[fit.truth])
+
+
+def balanced(truth: np.ndarray, n_rows: int, seed: int) -> np.ndarray:
+    """Positions of `n_rows` rows, as many of each label; a row may come twice where a label has few."""
+    rng, labels = np.random.default_rng(seed), np.unique(truth)
+    return np.concatenate([rng.choice(np.flatnonzero(truth == k), n_rows // len(labels)) for k in labels])
 
 
 def injections(name: str) -> list[str]:

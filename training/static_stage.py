@@ -1,4 +1,4 @@
-"""The first stage: a static encoder that learns a transformer's soft labels. Used by stages.py; needs torch."""
+"""The first stage: a static encoder that learns the second's soft labels. Used by rebuild_default.py; needs torch."""
 
 from __future__ import annotations
 
@@ -6,17 +6,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import kept
 import numpy as np
 import torch
+from plan import SEED, Plan
+from rows import Rows, balanced, believed, digest, with_injections
 from safetensors.numpy import load_file, save
 from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy, dropout, embedding_bag, normalize
 
+from prerouter import certify, heads
 from prerouter.encoder import STATIC_FILES, STATIC_HEAD_TOKENS, STATIC_TAIL_TOKENS
+from prerouter.export import distil_static
 from prerouter.modelfolder import Head
+from prerouter.records import Request
+from prerouter.stages import Learnt
 
-# Chosen on calibrate rows, see README.md of this folder.
-EPOCHS, BATCH, RATE, HEAD_RATE, DROPOUT = 6, 64, 2e-3, 5e-3, 0.4
+# Chosen on calibrate rows, see README.md of this folder. TEACHER_SHARE: of the target of a labelled row; the rest is
+# its label. N_INJECTED: as `plan.Run`'s.
+EPOCHS, BATCH, RATE, HEAD_RATE, DROPOUT, TEACHER_SHARE, N_INJECTED = 6, 64, 2e-3, 5e-3, 0.4, 0.8, 600
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,14 +36,57 @@ class Lesson:
     targets: np.ndarray
 
 
-def distil(base: Path, out: Path, lesson: Lesson, seed: int) -> Head:
+def learn(
+    fit: Rows, calibrate: Rows, unlabelled: Sequence[Request], teacher: Learnt, folder: Path, cache: Path, plan: Plan
+) -> Learnt:
+    """What `teacher` says of all these rows; kept in `folder`, its features in `cache`.
+
+    calibrate: sets the temperature of the soft labels only.
+    """
+    target = folder / "static"
+    record = {
+        **plan.record(),
+        "n_dims": plan.n_dims,
+        "constants": [EPOCHS, BATCH, RATE, HEAD_RATE, DROPOUT, TEACHER_SHARE, N_INJECTED],
+        "teacher": [teacher.encoder.fingerprint, digest(map(str, teacher.head.weights.ravel().tolist()))],
+        "rows": [fit.fingerprint(), calibrate.fingerprint(), digest(request.text for request in unlabelled)],
+    }
+
+    def taught() -> Head:
+        distil_static(plan.start, target / "base", n_dims=plan.n_dims)
+        return distil(target / "base", target / "encoder", _lesson(fit, calibrate, unlabelled, teacher))
+
+    return kept.stage(target, record, taught, cache)
+
+
+def _lesson(fit: Rows, calibrate: Rows, unlabelled: Sequence[Request], teacher: Learnt) -> Lesson:
+    def asked(requests: Sequence[Request]) -> np.ndarray:
+        signals = np.array([request.signals for request in requests], np.float32)
+        return heads.logits(teacher.head, teacher.encoder.features([request.text for request in requests]), signals)
+
+    temperature = certify.fit_temperature(asked(calibrate.requests), calibrate.truth)
+    soft = [certify.softmax(asked(requests) / temperature) for requests in (fit.requests, unlabelled)]
+    n_labels = soft[0].shape[1]
+    injected = fit.take(balanced(fit.truth, N_INJECTED, SEED))
+    return Lesson(
+        [*fit.texts, *with_injections(injected.texts, SEED), *(request.text for request in unlabelled)],
+        np.concatenate([fit.signals, injected.signals, [request.signals for request in unlabelled]], dtype=np.float32),
+        np.concatenate([
+            TEACHER_SHARE * soft[0] + (1 - TEACHER_SHARE) * believed(fit, n_labels),
+            np.full((len(injected.truth), n_labels), 1 / n_labels),
+            soft[1],
+        ]),
+    )  # fmt: skip
+
+
+def distil(base: Path, out: Path, lesson: Lesson) -> Head:
     """Write to `out` the encoder in `base`, its token vectors moved towards the lesson, and return the head on it.
 
     Cross-entropy of a linear head on the encoder's features and the signals (Hinton et al. 2015, with the teacher's
     calibrated probabilities), by Adam; head and vectors learn together. One thread and a fixed seed make two runs
     alike.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(SEED)
     torch.set_num_threads(1)
     tensors = load_file(base / "model.safetensors")
     vectors = torch.tensor(tensors["embeddings"].astype(np.float32), requires_grad=True)
@@ -47,7 +98,7 @@ def distil(base: Path, out: Path, lesson: Lesson, seed: int) -> Head:
     weights = torch.zeros((targets.shape[1], n_inputs), requires_grad=True)
     bias = torch.zeros(targets.shape[1], requires_grad=True)
     optimiser = torch.optim.Adam([{"params": [vectors], "lr": RATE}, {"params": [weights, bias], "lr": HEAD_RATE}])
-    pieces, rng = _pieces(base, lesson.texts), np.random.default_rng(seed)
+    pieces, rng = _pieces(base, lesson.texts), np.random.default_rng(SEED)
     for _ in range(EPOCHS):
         order = rng.permutation(len(pieces))
         for start in range(0, len(order), BATCH):

@@ -21,10 +21,9 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).parent.parent))
 import gates
-from rows import read_rows, split
-from stages import Learnt
+from rows import labelled, read_rows, split
 
-from prerouter import certify, modelfolder
+from prerouter import certify, modelfolder, stages
 from prerouter.certify import Contract, Scored
 from prerouter.errors import PreRouterError
 from prerouter.files import shipped
@@ -77,12 +76,11 @@ def synthetic(temperature: float) -> Population:
 def shipped_rows(data: Path, folder: Path) -> Population:
     """The shipped data's rows in calibrate and certify, as the stages of the model in `folder` see them."""
     model = modelfolder.load(folder)
-    rows = read_rows(data, model.taxonomy)
+    rows = read_rows(labelled(data), model.taxonomy)
     parts = split(rows)
     rows = rows.take(np.concatenate([parts["calibrate"], parts["certify"]]))
-    learnt = Learnt(tuple(stage.encoder for stage in model.stages), tuple(stage.head for stage in model.stages))
-    seen = gates.see(learnt, rows)
-    return lambda contract: gates.scored(rows, seen, model.stages, contract, np.arange(len(rows.truth)))
+    learnt = gates.learnt(model.stages, None)
+    return lambda contract: stages.scored(model.stages, learnt, contract, rows)
 
 
 def simulate(everyone: Scored, contract: Contract) -> dict[str, Any]:
