@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
+Probe = Callable[
+    [Floats], tuple[Floats, Floats]
+]  # (n, n_dims) -> (n_labels, n_dims), (n_labels,)
 
 _LAYER = re.compile(r"\.layers?\.(\d+)\.")  # in the name of a parameter; embeddings have none
 _BUCKET = 16  # batches that are sorted by length together: little padding, and yet other batches in every epoch
@@ -45,7 +48,7 @@ class Recipe:
     dropout: share of the embedding dropped before the head. smoothing: share of each target spread over all labels.
     """
 
-    epochs: int = 3
+    epochs: int = 6
     rate: float = 2e-4
     layer_decay: float = 0.8
     head_rate: float = 1e-3
@@ -68,17 +71,7 @@ class Finetuned:
 
     def features(self, texts: Sequence[str], *, batch: int = 32) -> Floats:
         """(n_texts, n_dims) float32, unit length: what `TransformerEncoder.features` gives after a float32 export."""
-        import torch
-
-        rows = _read(self.model, texts)
-        out = np.empty((len(rows), self.weights.shape[1]), np.float32)
-        order = np.argsort([len(row) for row in rows], kind="stable")
-        with torch.inference_mode(), Progress("embedding", total=len(rows)) as progress:
-            for start in range(0, len(rows), batch):
-                at = order[start : start + batch]
-                out[at] = _embed(self.model, [rows[i] for i in at]).numpy(force=True)
-                progress.advance(len(at))
-        return out
+        return _features(self.model, texts, batch=batch)
 
 
 def finetune(
@@ -89,11 +82,14 @@ def finetune(
     weights: NDArray[Any] | None = None,
     source: str | Path | None = None,
     recipe: Recipe | None = None,
+    probe: Probe | None = None,
     seed: int = 0,
 ) -> Finetuned:
     """Fine-tune `source`, a sentence-transformers name or folder (None: all-MiniLM-L6-v2), and a head, on `texts`.
 
     labels: (n_texts,) indices, or (n_texts, n_labels) probabilities to learn from. weights: (n_texts,), each >= 0.
+    probe: fits the head to start from on the features before fine-tuning (Kumar et al. 2022: a head at random first
+    pulls the encoder off); None: a random one.
     Uses a GPU if there is one, and bfloat16 where the processor multiplies it fast. The same seed gives the same
     weights on the same machine with the same number of torch threads. Progress goes to standard error.
 
@@ -107,10 +103,35 @@ def finetune(
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with _repeatable(seed):
-        head = torch.nn.Linear(_width(model), n_labels).to(device)
+        head = torch.nn.Linear(_width(model), n_labels)
+        if probe:
+            _start_at(head, *probe(_features(model.eval(), texts)), _scale(model))
+        head = head.to(device)
         _train(model.to(device), head, _read(model, texts), targets, row_weights, recipe, seed)
     scale = np.float32(_scale(model))
     return Finetuned(model.to("cpu").eval(), head.weight.numpy(force=True) * scale, head.bias.numpy(force=True))
+
+
+def _features(model: SentenceTransformer, texts: Sequence[str], *, batch: int = 32) -> Floats:
+    import torch
+
+    rows = _read(model, texts)
+    out = np.empty((len(rows), _width(model)), np.float32)
+    order = np.argsort([len(row) for row in rows], kind="stable")
+    with torch.inference_mode(), Progress("embedding", total=len(rows)) as progress:
+        for start in range(0, len(rows), batch):
+            at = order[start : start + batch]
+            out[at] = _embed(model, [rows[i] for i in at]).numpy(force=True)
+            progress.advance(len(at))
+    return out
+
+
+def _start_at(head: torch.nn.Linear, weights: Floats, bias: Floats, scale: float) -> None:
+    import torch
+
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor(weights / scale))
+        head.bias.copy_(torch.tensor(bias))
 
 
 def _targets(n_texts: int, labels: NDArray[Any], n_labels: int, weights: NDArray[Any] | None) -> tuple[Floats, Floats]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from prerouter.finetune import Finetuned
 
 Floats = NDArray[np.float32]
+PROBE_STRENGTH = 10.0  # C of the head that fine-tuning starts from: near what cross-validation takes for intents
 MIN_NOVEL = 20  # novel rows from which on they set the guard's limit
 
 
@@ -76,10 +78,18 @@ def finetuned(source: str | Path | None, fit: Table, n_labels: int, recipe: Reci
         weights=known.weights,
         source=source,
         recipe=recipe.finetuning,
+        probe=lambda features: _probe(features, known, n_labels),
         seed=recipe.seed,
     )
     head = exported(model, scratch)
     return Learnt(scratch / "encoder", CachedEncoder(load_encoder(scratch / "encoder"), None), head)
+
+
+def _probe(features: Floats, rows: Table, n_labels: int) -> tuple[Floats, Floats]:
+    """The weights and bias of a head on features as they are."""
+    table = heads.Rows(features, rows.signals, rows.truth, rows.weights, rows.groups)
+    head = heads.fit_head(table, n_labels, strength=PROBE_STRENGTH, signals=False)
+    return head.weights[:, : features.shape[1]], head.bias
 
 
 def exported(model: Finetuned, folder: Path) -> Head:
@@ -137,9 +147,17 @@ def certified(
     parts: Mapping[Part, Table],
     contract: Contract,
     provenance: Provenance,
+    reach: float = 1.0,
 ) -> tuple[tuple[Stage, ...], Certified]:
-    """The closed stages with their gates, and the certificate: a path from calibrate, walked on certify."""
-    path = certify.propose_path(scored(stages, learnt, contract, parts["calibrate"]), contract)
+    """The closed stages with their gates, and the certificate: a path from calibrate, walked on certify.
+
+    reach: in (0, 1], the largest share of the calibrate rows that a gate of the path may decide.
+    """
+    calibrate = scored(stages, learnt, contract, parts["calibrate"])
+    risk = calibrate.risk.min(axis=0)
+    limit = np.sort(risk)[math.ceil(reach * len(risk)) - 1] if len(risk) else math.inf
+    path = certify.propose_path(calibrate, contract)
+    path = tuple(gate for gate in path if gate <= limit) or (float(limit),) * bool(path)
     outcome = certify.certify(path, scored(stages, learnt, contract, parts["certify"]), contract, provenance)
     used, strictest = outcome.threshold, outcome.quality_threshold
     if used is None or strictest is None:

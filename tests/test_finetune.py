@@ -64,6 +64,22 @@ def test_it_learns_what_a_head_on_the_frozen_encoder_does_not(
     assert before < right - 0.1
 
 
+def test_the_head_starts_where_a_probe_of_the_features_puts_it(
+    source: Path, examples: tuple[list[str], np.ndarray]
+) -> None:
+    seen: list[np.ndarray] = []
+
+    def probe(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        seen.append(features)
+        return np.arange(2 * features.shape[1], dtype=np.float32).reshape(2, -1), np.array([3, -4], np.float32)
+
+    still = Recipe(epochs=1, rate=0.0, head_rate=0.0)
+    found = finetune(examples[0][:8], examples[1][:8], n_labels=2, source=source, recipe=still, probe=probe)
+    np.testing.assert_allclose(found.features(examples[0][:8]), seen[0], atol=1e-6)
+    np.testing.assert_allclose(found.weights, np.arange(found.weights.size).reshape(2, -1), rtol=1e-5)
+    np.testing.assert_allclose(found.bias, [3, -4])
+
+
 def test_features_and_head_are_what_the_exported_encoder_serves(tmp_path: Path, made: Finetuned) -> None:
     long = " ".join(WORDS * 60).split()
     texts = ["the cat sat", "", "of mats!", *(" ".join(long[:n]) for n in (N_TOKENS - 1, N_TOKENS, N_TOKENS + 1, 400))]

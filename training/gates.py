@@ -20,6 +20,9 @@ from prerouter.trainset import Table
 # it never saw. SHARPNESS: a stage's largest risk as a share of the common gate's. Both chosen in README.md's rotations.
 LOST = (0.025, 0.20)
 SHARPNESS = (0.5, 1.0)
+# The gate decides no more than this share of the calibrate rows, whatever the contract would allow: from there on
+# errors on sources that were never seen grow faster than what is decided (README.md).
+REACH = 0.50
 # Strictest first. The one taken is the first that opens and decides MIN_COVERAGE in MIN_POWER of simulated draws.
 LIMITS = ((0.01, 0.03), (0.02, 0.05), (0.03, 0.06), (0.04, 0.07), (0.05, 0.08), (0.05, 0.10))  # under, disagreement
 MIN_COVERAGE, MIN_POWER, DRAWS = 0.50, 0.80, 200

@@ -90,7 +90,7 @@ class Outcome:
     def opened(self, contract: Contract, provenance: Provenance) -> Opened:
         """With gates and certificate: the certify rows are walked."""
         learnt = gates.learnt(self.stages, self.turn.cache)
-        certified, found = stages.certified(self.stages, learnt, self.parts, contract, provenance)
+        certified, found = stages.certified(self.stages, learnt, self.parts, contract, provenance, gates.REACH)
         model = FolderModel(Taxonomy.load(), text.TEXT_VERSION, certified, found.certificate, ())
         local = LocalClassifier(model, [each.encoder for each in learnt])
         return Opened(local, learnt, self.parts["certify"], self.away)
