@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
-Probe = Callable[
-    [Floats], tuple[Floats, Floats]
-]  # (n, n_dims) -> (n_labels, n_dims), (n_labels,)
+Probe = Callable[[Floats], tuple[Floats, Floats]]  # (n, n_dims) -> (n_labels, n_dims), (n_labels,)
 
 _LAYER = re.compile(r"\.layers?\.(\d+)\.")  # in the name of a parameter; embeddings have none
 _BUCKET = 16  # batches that are sorted by length together: little padding, and yet other batches in every epoch
