@@ -7,7 +7,7 @@ them; the held-out rows are only measured. Prints a line per data set and writes
 hour or so on two cores.
 
 The published figures are of a gate of 304 MB that takes 3 to 4 ms: accuracy on all requests, on the share that it
-accepts, and the share of out-of-scope requests that it rejects there. Here the same share is accepted, by risk.
+accepts, and the share of out-of-scope requests that it rejects there. Here the same share is accepted.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from prerouter import certify, figures, sweep
+from prerouter import certify, figures
 from prerouter.errors import DataError, PreRouterError
-from prerouter.examples import Example, read_examples
+from prerouter.examples import read_examples
+from prerouter.figures import Seen
 from prerouter.files import read_jsonl
 from prerouter.local import LocalClassifier
 from prerouter.training import train
@@ -81,10 +82,11 @@ def measured(name: str, folder: Path, scratch: Path, encoder: str | None) -> dic
     local = LocalClassifier.load(scratch / "model")
     rows = read_examples([test], local.model.taxonomy, novel_label=NOVEL_LABEL)
     truth = [figures.NOVEL if row.label is None else local.model.taxonomy.index(row.label) for row in rows]
-    f = figures.measure(local, [row.request for row in rows], truth, seed=SEED)
+    seen = figures.look(local, [row.request for row in rows], truth)
+    f = figures.summarise(seen, local, {}, seed=SEED)
     keys = ("n", "n_novel", "accuracy", "coverage", "disagreement", "novel_coverage", "auroc_novel", "gate")
     out = {"data": name, "encoder": encoder or "fine-tuned", "seconds_of_training": round(seconds)}
-    out |= {"published": asdict(DATA[name][2]), "ours": accepted(local, rows, np.array(truth), DATA[name][2].accepted)}
+    out |= {"published": asdict(DATA[name][2]), "ours": accepted(seen, DATA[name][2].accepted)}
     return out | {"own_gate": {key: getattr(f, key) for key in keys}, "intervals": f.intervals}
 
 
@@ -101,20 +103,15 @@ def split(name: str, folder: Path, scratch: Path) -> tuple[Path, Path]:
     return write(scratch / "train.jsonl", rows), write(scratch / "test.jsonl", test)
 
 
-def accepted(local: LocalClassifier, rows: Sequence[Example], truth: np.ndarray, share: float) -> dict[str, Any]:
-    """Figures with the `share` of least risk accepted of the rows that have a label; guard included."""
-    seen = sweep.scored(local, [row.request for row in rows], truth)
-    known, risk = truth != figures.NOVEL, seen.risk.min(axis=0)
-    limit = np.sort(risk[known])[round(share * known.sum()) - 1]
-    passes = risk <= limit
-    # The stage that decides at this limit; where none does, the last one, whose label counts all the same.
-    label = seen.predicted[certify.decide(seen, (limit,) * len(seen.risk)), np.arange(len(truth))]
-    right = label == truth
+def accepted(seen: Seen, share: float) -> dict[str, Any]:
+    """Figures with the `share` of the rows with a label accepted that gate and guard would turn away last."""
+    limit = np.sort(seen.strangeness[seen.known])[round(share * seen.known.sum()) - 1]
+    passes, right = seen.strangeness <= limit, seen.counted()["right"]
     counts = {
-        "accuracy": (right & known, known),
-        "accepted": (passes & known, known),
-        "accuracy_accepted": (right & passes & known, passes & known),
-        "rejected": (~passes & ~known, ~known),
+        "accuracy": (right, seen.known),
+        "accepted": (passes & seen.known, seen.known),
+        "accuracy_accepted": (right & passes, passes & seen.known),
+        "rejected": (~passes & ~seen.known, ~seen.known),
     }
     return {name: interval(int(k.sum()), int(n.sum())) for name, (k, n) in counts.items()}
 
