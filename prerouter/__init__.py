@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prerouter.dispatch import AsyncDispatch, Dispatch
     from prerouter.errors import (
         BudgetExceeded,
         ConfigError,
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
     from prerouter.training import train
 
 __all__ = [
+    "AsyncDispatch",
     "BudgetExceeded",
     "ConfigError",
     "DataError",
     "Decision",
+    "Dispatch",
     "InvalidRequest",
     "MissingExtraError",
     "ModelFolderError",
@@ -56,7 +59,9 @@ __all__ = [
 # `routing` is of `prerouter route`). A room of the function's own name would take its place: importing a submodule sets
 # that name on the package.
 _ROOMS = {
+    "AsyncDispatch": "dispatch",
     "Decision": "records",
+    "Dispatch": "dispatch",
     "PreRouter": "router",
     "RouteLog": "routelog",
     "Settings": "settings",

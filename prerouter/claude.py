@@ -89,29 +89,17 @@ class Classifier:
     def classify(self, request: Request, *, max_wait_s: float | None = None) -> Verdict:
         """The label of `request`, or why there is none, within the deadline or `max_wait_s` if that is less."""
         started = time.monotonic()
-        begun = self._begin(request, started)
-        if isinstance(begun, Verdict):
-            return begun
-        flight, leads = begun
-        until = started + self._wait_s(max_wait_s)
-        try:
-            return self._handed_out(flight.future.result(max(0.0, until - time.monotonic())), leads)
-        except TimeoutError:
-            return self._given_up(flight)
+        return Asked(self, self._begin(request, started), started + self._wait_s(max_wait_s)).verdict()
 
     async def aclassify(self, request: Request, *, max_wait_s: float | None = None) -> Verdict:
         """As `classify`, without blocking the event loop. Cancelling it does not cancel the shared call."""
-        import asyncio
-
         started = time.monotonic()
-        begun = self._begin(request, started)
-        if isinstance(begun, Verdict):
-            return begun
-        flight, leads = begun
-        until = started + self._wait_s(max_wait_s)
-        answer = asyncio.wrap_future(flight.future)
-        await asyncio.wait((answer,), timeout=max(0.0, until - time.monotonic()))
-        return self._handed_out(answer.result(), leads) if answer.done() else self._given_up(flight)
+        return await Asked(self, self._begin(request, started), started + self._wait_s(max_wait_s)).averdict()
+
+    def begin(self, request: Request, *, max_wait_s: float | None = None) -> Asked:
+        """Ask, over a stream, and return at once: whoever needs no more than the label need not wait for the rest."""
+        started = time.monotonic()
+        return Asked(self, self._begin(request, started, early=True), started + self._wait_s(max_wait_s))
 
     def cached(self, request: Request) -> Verdict | None:
         """The kept answer to `request`, if there is one. Never calls."""
@@ -130,7 +118,7 @@ class Classifier:
         if flights:
             flights.stop()
 
-    def _begin(self, request: Request, now: float) -> tuple[Flight, bool] | Verdict:
+    def _begin(self, request: Request, now: float, *, early: bool = False) -> tuple[Flight, bool] | Verdict:
         """What to wait for and whether this request pays for it; a Verdict when there is nothing to wait for."""
         key = self._key(request)
         if key is None:
@@ -140,7 +128,7 @@ class Classifier:
         if not self.has_key:
             return self.cached(request) or self._failed(Verdict(None, "no_key"))
         try:
-            boarded = self._flights().board(key, request, now + self._settings.deadline_s)
+            boarded = self._flights().board(key, request, now + self._settings.deadline_s, early=early)
         except (OSError, RuntimeError, ImportError):  # no thread or no file handle left: the request is still served
             boarded = Verdict(None, "classifier_error")
         if isinstance(boarded, Verdict):
@@ -167,12 +155,14 @@ class Classifier:
     def _key(self, request: Request) -> bytes | None:
         """Hash of the text and of how it is asked about; None for a request that cannot be asked about.
 
-        Not of `context`: the label is about the work asked for, which is in the text. A system prompt with the time of
-        day in it would make every request new. Of requests that differ in context alone the first one's answer serves.
+        The label of the conversation's last turn is part of it: it is shown as a hint. `context` is not: the label is
+        about the work asked for, which is in the text, and a system prompt with the time of day in it would make every
+        request new. Of requests that differ in context alone the first one's answer serves.
         """
         if not request.text.strip():
             return None
-        parts = json.dumps([request.text, self.prompt.id], ensure_ascii=False)
+        hint = [request.hint] if request.hint else []
+        parts = json.dumps([request.text, self.prompt.id, *hint], ensure_ascii=False)
         try:
             return hashlib.sha256(parts.encode()).digest()
         except UnicodeEncodeError:  # a lone surrogate
@@ -188,3 +178,56 @@ class Classifier:
         if kept is made:
             weakref.finalize(self, made.abandon).atexit = False  # at exit there is nothing to wait for
         return kept
+
+
+class Asked:
+    """A question on its way. Its methods wait until the deadline at most, and never raise."""
+
+    def __init__(self, classifier: Classifier, begun: tuple[Flight, bool] | Verdict, until: float) -> None:
+        self._classifier, self._begun, self._until = classifier, begun, until
+
+    def label(self) -> str | None:
+        """The label, as soon as it can be read; None: only the verdict tells."""
+        if isinstance(self._begun, Verdict) or self._begun[0].early is None:
+            return None
+        with suppress(TimeoutError):
+            return self._begun[0].early.result(self._left_s()) or None
+        return None
+
+    async def alabel(self) -> str | None:
+        """As `label`, without blocking the event loop."""
+        import asyncio
+
+        if isinstance(self._begun, Verdict) or self._begun[0].early is None:
+            return None
+        label = asyncio.wrap_future(self._begun[0].early)
+        await asyncio.wait((label,), timeout=self._left_s())
+        return label.result() or None if label.done() else None
+
+    def verdict(self) -> Verdict:
+        """The whole verdict, as `Classifier.classify` gives it."""
+        if isinstance(self._begun, Verdict):
+            return self._begun
+        flight, leads = self._begun
+        try:
+            return self._classifier._handed_out(flight.future.result(self._left_s()), leads)
+        except TimeoutError:
+            return self._classifier._given_up(flight)
+
+    async def averdict(self) -> Verdict:
+        """As `verdict`, without blocking the event loop."""
+        import asyncio
+
+        if isinstance(self._begun, Verdict):
+            return self._begun
+        flight, leads = self._begun
+        answer = asyncio.wrap_future(flight.future)
+        await asyncio.wait((answer,), timeout=self._left_s())
+        return (
+            self._classifier._handed_out(answer.result(), leads)
+            if answer.done()
+            else self._classifier._given_up(flight)
+        )
+
+    def _left_s(self) -> float:
+        return max(0.0, self._until - time.monotonic())

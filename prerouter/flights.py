@@ -14,6 +14,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
@@ -43,8 +44,10 @@ class Fault(Exception):
     """One call that brought no answer. `told` goes to the log: status and error type, never a word of the request.
 
     retry: whether another try may help. retry_after_s: what the API asked for, in seconds. status: of HTTP, or 0.
-    sent: whether the request may have arrived.
+    sent: whether the request may have arrived. usage, cost_usd: what was told of its bill before it failed.
     """
+
+    usage, cost_usd = Usage(), Decimal(0)
 
     def __init__(
         self,
@@ -94,6 +97,9 @@ class Api(Protocol):
     async def ask(self, request: Request, timeout_s: float) -> Verdict:
         """Send one call. Raises Fault when it brings no answer. Cancelled, it drops its connection."""
 
+    async def ask_early(self, request: Request, timeout_s: float, told: Callable[[str], None]) -> Verdict:
+        """As `ask`; `told`, on any thread, gets the label as soon as it can be read."""
+
     async def close(self) -> None:
         """Close all connections; a later call opens new ones."""
 
@@ -103,6 +109,7 @@ class Flight:
     """One question on its way. future: never raises and cannot be cancelled. due: its deadline on time.monotonic.
 
     pause_s: seconds to wait first, for the rate. exempt: the breaker does not count it.
+    early: where it is streamed, the label as soon as it can be read; "" when it ends without.
     """
 
     key: bytes
@@ -113,6 +120,13 @@ class Flight:
     exempt: bool
     probe: bool = False
     judged: bool = False
+    early: Future[str] | None = None
+
+    def tell(self, label: str) -> None:
+        """Its label is known, or it ends without one. Only the first word counts."""
+        if self.early:
+            with suppress(Exception):  # InvalidStateError: it was told before, perhaps just now on another thread
+                self.early.set_result(label)
 
 
 class Flights:
@@ -137,15 +151,16 @@ class Flights:
         with self._lock:
             return self._hit(key)
 
-    def board(self, key: bytes, request: Request, due: float) -> tuple[Flight, bool] | Verdict:
+    def board(self, key: bytes, request: Request, due: float, *, early: bool = False) -> tuple[Flight, bool] | Verdict:
         """The flight to wait for and whether this request started it; a Verdict when there is none to wait for.
 
-        due: when whoever waits the full deadline gives up. Raises RuntimeError or OSError when no thread can start.
+        due: when whoever waits the full deadline gives up. early: a new flight is streamed.
+        Raises RuntimeError or OSError when no thread can start.
         """
         import prerouter.background  # noqa: F401  # asyncio takes 60 ms to import: not while the lock is held
 
         with self._lock:
-            return self._hit(key) or self._seat(key, request, due)
+            return self._hit(key) or self._seat(key, request, due, early)
 
     def give_up(self, flight: Flight) -> None:
         """Tell that somebody no longer waits. After the flight's deadline the breaker counts it as failed."""
@@ -202,7 +217,7 @@ class Flights:
             self._stats = replace(self._stats, hits=self._stats.hits + 1)
         return found
 
-    def _seat(self, key: bytes, request: Request, due: float) -> tuple[Flight, bool] | Verdict:
+    def _seat(self, key: bytes, request: Request, due: float, early: bool) -> tuple[Flight, bool] | Verdict:
         now = self._clock()
         if self._stopping:
             return Verdict(None, "classifier_error")
@@ -215,12 +230,15 @@ class Flights:
         pause = None if full else self._bucket.reserve(now, RATE_WAIT_SHARE * self._settings.deadline_s)
         if pause is None:
             return Verdict(None, "classifier_budget")
-        return self._depart(key, request, due, pause), True
+        return self._depart(key, request, due, pause, early), True
 
-    def _depart(self, key: bytes, request: Request, due: float, pause_s: float) -> Flight:
+    def _depart(self, key: bytes, request: Request, due: float, pause_s: float, early: bool) -> Flight:
         from concurrent.futures import Future
 
         flight = Flight(key, request, Future(), due, pause_s, exempt=not self._schema_used)
+        if early:
+            flight.early = Future()
+            flight.early.set_running_or_notify_cancel()
         flight.future.set_running_or_notify_cancel()  # from here on cancel() does nothing: others may wait for it too
         self._loop().run(partial(self._fly, flight))
         flight.probe = self._breaker.start()
@@ -250,15 +268,17 @@ class Flights:
     async def _tries(self, flight: Flight) -> Verdict:
         import asyncio
 
-        pause = flight.pause_s
+        pause, usage, cost_usd = flight.pause_s, Usage(), Decimal(0)
         for attempt in itertools.count(1):
             await asyncio.sleep(pause)
             answer = await self._try(flight, BACKGROUND_FACTOR * self._settings.deadline_s)
-            if isinstance(answer, Verdict):
-                return answer
-            again = self._pause(answer, attempt, flight.due - time.monotonic())
+            usage, cost_usd = _sum(usage, answer.usage), cost_usd + answer.cost_usd
+            again = None
+            if isinstance(answer, Fault):
+                again = self._pause(answer, attempt, flight.due - time.monotonic())
             if again is None:
-                return self._lost(answer)
+                verdict = answer if isinstance(answer, Verdict) else self._lost(answer)
+                return replace(verdict, usage=usage, cost_usd=cost_usd)
             pause = again
         raise AssertionError("unreachable")
 
@@ -266,6 +286,8 @@ class Flights:
         with self._lock:
             self._stats = replace(self._stats, calls=self._stats.calls + 1)
         try:
+            if flight.early:
+                return await self._api.ask_early(flight.request, timeout_s, flight.tell)
             return await self._api.ask(flight.request, timeout_s)
         except Fault as fault:
             return fault
@@ -302,6 +324,7 @@ class Flights:
             usage, cost_usd = _sum(self._stats.usage, verdict.usage), self._stats.cost_usd + verdict.cost_usd
             self._stats = replace(self._stats, usage=usage, cost_usd=cost_usd)
         flight.future.set_result(verdict)
+        flight.tell("")
 
     def _judge(self, flight: Flight, reason: Reason) -> None:
         """Tell the breaker once: late counts as failed even if the answer still comes.

@@ -42,11 +42,20 @@ MIGRATIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the log keeps of a reply: the model that answered, why it stopped, its tokens."""
+    """What the log keeps of a reply: the model that answered, why it stopped, its tokens; the rest from dispatch only.
+
+    cost_usd: of all attempts, without the classifier; baseline_usd: of the same answer at the top tier, US dollars.
+    seconds: until its end; first_byte_s: until its first content. attempts: `dispatchrecords.Attempt` as JSON objects.
+    """
 
     model: str | None
     stop_reason: str | None
     usage: Usage
+    cost_usd: float | None = None
+    baseline_usd: float | None = None
+    seconds: float | None = None
+    first_byte_s: float | None = None
+    attempts: tuple[dict[str, Any], ...] = ()
 
     @classmethod
     def of(cls, message: object) -> Reply:

@@ -85,7 +85,7 @@ class Policy:
         asked = (force_model, force_label, min_tier, max_tier, priority)
         if asked == _NOTHING and not (tags and self._settings.rules):
             return self._default_limits
-        rules = [rule for rule in self._settings.rules if _matches(rule, tags or {})]
+        rules = [rule for rule in self._settings.rules if matches(rule, tags or {})]
         self._check_call(force_model, force_label, min_tier, max_tier, priority)
         lowers = [Bound(r.min_tier, f"rule:{r.name}") for r in rules if r.min_tier]
         uppers = [Bound(r.max_tier, f"rule:{r.name}") for r in rules if r.max_tier]
@@ -186,11 +186,11 @@ class Policy:
             raise InvalidRequest(f"min_tier {low} is above max_tier {high}", where="limits", next_step="swap them")
 
 
-def check_options(max_wait_s: Any, request_id: Any, tags: Any, conversation_id: Any) -> None:
+def check_options(max_wait_s: Any, request_id: Any, tags: Any, conversation_id: Any, hint: Any) -> None:
     """Raise InvalidRequest for what would fail, or be taken for something else, further on."""
     if max_wait_s is not None and (isinstance(max_wait_s, bool) or not isinstance(max_wait_s, int | float)):
         raise InvalidRequest(f"max_wait_s is {max_wait_s!r}", where="max_wait_s", next_step="pass seconds or None")
-    for name, value in (("request_id", request_id), ("conversation_id", conversation_id)):
+    for name, value in (("request_id", request_id), ("conversation_id", conversation_id), ("hint", hint)):
         if value is not None and not isinstance(value, str):
             raise InvalidRequest(f"{name} is {value!r}", where=name, next_step="pass a string or None")
     if tags is not None and not isinstance(tags, Mapping):
@@ -201,5 +201,6 @@ def _first(values: Iterable[T | None]) -> T | None:
     return next((value for value in values if value), None)
 
 
-def _matches(rule: Rule, tags: Mapping[str, object]) -> bool:
+def matches(rule: Rule, tags: Mapping[str, object]) -> bool:
+    """Whether `tags` include all tags of `rule`."""
     return all(key in tags and tag_value(tags[key]) == value for key, value in rule.tags.items())

@@ -118,7 +118,9 @@ class Prompt:
 
     def _user_turn(self, request: Request) -> str:
         nonce = os.urandom(8).hex()  # what stands between the markers cannot know it, hence not close them
-        context = _filled(self.context_form, nonce=nonce, context=request.context) if request.context.strip() else ""
+        hint = f"Label of this conversation's last turn: {request.hint}" if request.hint else ""
+        told = "\n".join(filter(str.strip, (request.context, hint)))
+        context = _filled(self.context_form, nonce=nonce, context=told) if told else ""
         return _filled(self.request_form, nonce=nonce, context=context, request=request.text).strip()
 
 

@@ -42,6 +42,7 @@ class Request:
         local features, so a request keeps its label with or without it.
     signals: one finite float per `text.SIGNAL_NAMES`.
     n_chars: characters of the current user turn before anything was cut.
+    hint: label of the conversation's last turn, "" when there is none; for the classifier's eyes only, as `context`.
     """
 
     text: str
@@ -49,6 +50,7 @@ class Request:
     signals: tuple[float, ...]
     text_version: int
     n_chars: int
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

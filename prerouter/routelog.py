@@ -93,7 +93,7 @@ class RouteLog:
             text=made.text if self._keep_text else None,
             n_chars=made.n_chars,
             signals=made.signals,
-            reply=None if reply is None else Reply.of(reply),
+            reply=reply if reply is None or isinstance(reply, Reply) else Reply.of(reply),
             fingerprint=fingerprint,
             features=None if features is None else features.copy(),
         )

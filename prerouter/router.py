@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from prerouter import text
 from prerouter.errors import ConfigError, InvalidRequest
 from prerouter.files import shipped
-from prerouter.policy import Choice, Limits, Policy, check_options
-from prerouter.records import DecidedBy, Decision, Priority, Reason, Request, Scores, Verdict
+from prerouter.judged import Case, Judged
+from prerouter.policy import Choice, Policy, check_options
+from prerouter.records import DecidedBy, Decision, Priority, Reason, Scores, Verdict
 from prerouter.settings import Settings, load_settings, mode
 from prerouter.taxonomy import Taxonomy
 from prerouter.tiers import TierTable
@@ -43,22 +44,7 @@ class Options(TypedDict, total=False):
     conversation_id: str | None  # kept in the log
     max_wait_s: float | None  # seconds; lowers the classifier's deadline
     request_id: str | None  # becomes Decision.id
-
-
-@dataclass(slots=True)
-class _Case:
-    """One request on its way to a Decision. `seconds` is set where several cases share one wall time."""
-
-    id: str
-    request: Request
-    limits: Limits
-    audit: bool
-    started: float
-    local_only: bool
-    max_wait_s: float | None
-    tags: Mapping[str, object]
-    scores: Scores | None = None
-    seconds: float | None = None
+    hint: str | None  # label of the conversation's last turn, shown to the classifier
 
 
 class PreRouter:
@@ -128,6 +114,11 @@ class PreRouter:
             decision = self._answered(case, verdict)
         return self._logged(case, decision)
 
+    def judge(self, request: Body, **options: Unpack[Options]) -> Judged:
+        """As `decide`, but nothing is logged and nobody is asked: see `Judged`. Raises InvalidRequest."""
+        case = self._open(request, **options)
+        return Judged(self, case, self._without_asking(case))
+
     def decide_many(self, requests: Iterable[Body]) -> list[Decision]:
         """Local decisions for `requests`, in their order; `seconds` is each one's equal share of the batch.
 
@@ -173,8 +164,9 @@ class PreRouter:
         request_id: str | None = None,
         tags: Mapping[str, object] | None = None,
         conversation_id: str | None = None,
+        hint: str | None = None,
         **overrides: Any,
-    ) -> _Case:
+    ) -> Case:
         started = time.perf_counter()
         # One read of the system's generator gives id and coin: it cannot repeat itself in a forked child.
         random = os.urandom(20)
@@ -183,14 +175,16 @@ class PreRouter:
         except InvalidRequest as error:
             place = ".".join(filter(None, (where, error.where)))
             raise InvalidRequest(error.what, where=place, next_step=error.next_step) from error
-        check_options(max_wait_s, request_id, tags, conversation_id)
+        check_options(max_wait_s, request_id, tags, conversation_id, hint)
+        if hint:
+            request = replace(request, hint=self.taxonomy.match(hint) or "")
         limits = self.policy.limits(tags=tags, **overrides)
         audit = int.from_bytes(random[16:]) / _COIN_SIDES < self.settings.audit.rate
         all_tags = {**(tags or {}), **({"conversation_id": conversation_id} if conversation_id else {})}
         name = random[:16].hex() if request_id is None else request_id
-        return _Case(name, request, limits, audit, started, local_only, max_wait_s, all_tags)
+        return Case(name, request, limits, audit, started, local_only, max_wait_s, all_tags)
 
-    def _without_asking(self, case: _Case) -> Decision | None:
+    def _without_asking(self, case: Case) -> Decision | None:
         """The Decision that needs no call, or None."""
         if case.limits.force_model or case.limits.force_label:
             return self._pinned(case)
@@ -205,7 +199,7 @@ class PreRouter:
         known = self.classifier.cached(case.request) if reason == "fall_through_off" else None
         return self._answered(case, known) if known else self._default(case, reason)
 
-    def _settled(self, case: _Case, seconds: float) -> Decision:
+    def _settled(self, case: Case, seconds: float) -> Decision:
         case.seconds = seconds
         if _switched_off():
             return self._default(case, "fall_through_off")
@@ -213,7 +207,7 @@ class PreRouter:
             return self._local(case, case.scores)
         return self._default(case, case.scores.reason if case.scores else "local_error")
 
-    def _why_not_ask(self, case: _Case) -> Reason | None:
+    def _why_not_ask(self, case: Case) -> Reason | None:
         if case.local_only:
             return case.scores.reason if case.scores else "local_error"
         if not case.request.text:
@@ -222,14 +216,14 @@ class PreRouter:
             return "fall_through_off"
         return "unprofitable" if self.policy.asking_is_pointless(case.limits) else None
 
-    def _score(self, case: _Case) -> Scores | None:
+    def _score(self, case: Case) -> Scores | None:
         try:
             return self.local.score(case.request, strict=case.limits.priority == "quality")
         except Exception:
             _local_failed()
             return None
 
-    def _score_many(self, cases: list[_Case]) -> list[Scores | None]:
+    def _score_many(self, cases: list[Case]) -> list[Scores | None]:
         strict = self.settings.router.priority == "quality"
         try:
             return list(self.local.score_many([case.request for case in cases], strict=strict))
@@ -237,20 +231,20 @@ class PreRouter:
             _local_failed()
             return [None] * len(cases)
 
-    def _local(self, case: _Case, scores: Scores) -> Decision:
+    def _local(self, case: Case, scores: Scores) -> Decision:
         confidence = max(scores.probabilities)
         choice = self.policy.choose(scores.label, case.limits)
         return self._decision(case, scores.label, "local", "above_gate", choice, confidence)
 
-    def _pinned(self, case: _Case) -> Decision:
+    def _pinned(self, case: Case) -> Decision:
         label, choice = self.policy.pinned(case.limits)
         return self._decision(case, label, "pinned", "forced", choice, 1.0)
 
-    def _default(self, case: _Case, reason: Reason, verdict: Verdict = _NO_VERDICT) -> Decision:
+    def _default(self, case: Case, reason: Reason, verdict: Verdict = _NO_VERDICT) -> Decision:
         choice = self.policy.undecided(case.limits, failed=verdict is not _NO_VERDICT)
         return self._decision(case, self.taxonomy.default, "default", reason, choice, 0.0, verdict)
 
-    def _answered(self, case: _Case, verdict: Verdict) -> Decision:
+    def _answered(self, case: Case, verdict: Verdict) -> Decision:
         if verdict.label is None:
             return self._default(case, verdict.reason, verdict)
         by: DecidedBy = "cache" if verdict.reason == "cached" else "llm"
@@ -259,7 +253,7 @@ class PreRouter:
 
     def _decision(
         self,
-        case: _Case,
+        case: Case,
         label: str,
         by: DecidedBy,
         reason: Reason,
@@ -291,17 +285,14 @@ class PreRouter:
             cost_usd=round(float(verdict.cost_usd), 9),
         )
 
-    def _logged(self, case: _Case, decision: Decision) -> Decision:
+    def _logged(self, case: Case, decision: Decision) -> Decision:
         if self.log:
-            features = case.scores.features if case.scores else None
-            self.log.append(
-                case.request,
-                decision,
-                tags=case.tags,
-                features=features,
-                fingerprint=self.local.fingerprint,
-            )
+            self._append(self.log, case, decision)
         return decision
+
+    def _append(self, log: RouteLog, case: Case, decision: Decision, reply: object = None) -> None:
+        features = case.scores.features if case.scores else None
+        log.append(case.request, decision, reply, case.tags, features=features, fingerprint=self.local.fingerprint)
 
 
 def model_folder(source: str | Path | None, settings: Settings) -> Path:

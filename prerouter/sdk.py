@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,12 +17,14 @@ from typing import TYPE_CHECKING, Any, cast
 from prerouter.errors import ConfigError, UpstreamError
 from prerouter.flights import Fault
 from prerouter.prompt import Prompt
+from prerouter.reading import Reading
 from prerouter.records import Request, Verdict
 from prerouter.settings import ClassifierSettings
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+Seen = Callable[[bytes], None]  # gets the chunks of a body as they come
 Headers = Mapping[str, str]  # of a response; names in any capitals
 
 KEYS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")  # without a client, one of these says that calls are wanted
@@ -31,9 +34,12 @@ LISTING_S = 15.0  # seconds for the list of models, the SDK's import included
 MAX_BYTES = 2**20  # of a response, decoded; an answer is some 2 kB. More would cost memory and hold up the other calls
 MAX_REDIRECTS = 2  # the API has none, a gateway may have one; httpx2 would follow 20 for each try
 
+NO_EVENTS = ("AnthropicBedrock", "AsyncAnthropicBedrock")  # their streams are not server-sent events
+_LABEL = re.compile(r'\s*\{\s*"label"\s*:\s*"([^"\\]*)"')  # the schema has the label first
+
 _RETRIED = frozenset((408, 409, 429))  # and 500 upwards: what the SDK would retry (CLAUDE_API.md, section 8)
 _FINAL = frozenset((400, 401, 402, 403, 404, 413))  # no other answer comes, whatever x-should-retry says
-_SPENT = frozenset(("enforced_spend_limit_reached", "contract_spend_limit_reached"))
+SPENT = frozenset(("enforced_spend_limit_reached", "contract_spend_limit_reached"))
 
 
 def has_key(client: Any = None) -> bool:
@@ -103,6 +109,18 @@ class Sdk:
     async def ask(self, request: Request, timeout_s: float) -> Verdict:
         return (await self.message(self._prompt, request, timeout_s))[0]
 
+    async def ask_early(self, request: Request, timeout_s: float, told: Callable[[str], None]) -> Verdict:
+        client = self.client()
+        if type(client).__name__ in NO_EVENTS:
+            return await self.ask(request, timeout_s)
+        early = _Early(self._prompt, told)
+        try:
+            send = _send if is_async(client) else self._send_in_thread
+            await send(client, self._prompt.body(request) | {"stream": True}, timeout_s, early.feed)
+        except Exception as error:
+            raise early.billed(fault(error)) from error
+        return early.verdict()
+
     async def message(self, prompt: Prompt, request: Request, timeout_s: float) -> tuple[Verdict, Headers]:
         """One call with any prompt, and the headers of the response. Raises Fault."""
         client = self.client()
@@ -132,34 +150,69 @@ class Sdk:
             self._client = _copy(self._given)
         return self._client
 
-    async def _send_in_thread(self, client: Any, body: dict[str, Any], timeout_s: float) -> tuple[bytes, Headers]:
+    async def _send_in_thread(
+        self, client: Any, body: dict[str, Any], timeout_s: float, seen: Seen | None = None
+    ) -> tuple[bytes, Headers]:
         import asyncio
 
         from prerouter.background import in_thread
 
-        sent = in_thread(_send_blocking, client, body, timeout_s)
+        sent = in_thread(_send_blocking, client, body, timeout_s, seen)
         self._threads.add(sent)
         sent.add_done_callback(self._threads.discard)
         return await asyncio.wrap_future(sent)
+
+
+class _Early:
+    """A streamed answer, whose label is told when its closing quote is there."""
+
+    def __init__(self, prompt: Prompt, told: Callable[[str], None]) -> None:
+        self._prompt, self._told = prompt, told
+        self._reading = Reading(stream=True, began_s=0.0)
+        self._reading.opened(200, {})
+
+    def feed(self, chunk: bytes) -> None:
+        """More of it came."""
+        self._reading.feed(chunk, 0.0)
+        found = _LABEL.match(self._reading.text)
+        label = self._prompt.taxonomy.match(found[1]) if found else None
+        if label:
+            self._told(label)
+
+    def verdict(self) -> Verdict:
+        """What all of it says. Raises Fault."""
+        reading = self._reading
+        reading.ended(0.0)
+        if reading.error:
+            raise self.billed(Fault("classifier_error", f"error event: {reading.error.get('type')}", retry=True))
+        return self._prompt.verdict(reading.message)  # one that broke off is invalid, and billed
+
+    def billed(self, fault: Fault) -> Fault:
+        """`fault` with what was told of its bill."""
+        told = self._prompt.verdict(self._reading.message)
+        fault.usage, fault.cost_usd = told.usage, told.cost_usd
+        return fault
 
 
 class _BadBody(Exception):
     """The headers of a success came, the body did not. Leaving the response then drops its connection."""
 
 
-async def _send(client: Any, body: dict[str, Any], timeout_s: float) -> tuple[bytes, Headers]:
+async def _send(client: Any, body: dict[str, Any], timeout_s: float, seen: Seen | None = None) -> tuple[bytes, Headers]:
     async with client.messages.with_streaming_response.create(**body, timeout=timeout_s) as response:
         with _reading() as read:
             async for chunk in response.iter_bytes():
-                _add(read, chunk)
+                _add(read, chunk, seen)
     return bytes(read), response.headers
 
 
-def _send_blocking(client: Any, body: dict[str, Any], timeout_s: float) -> tuple[bytes, Headers]:
+def _send_blocking(
+    client: Any, body: dict[str, Any], timeout_s: float, seen: Seen | None = None
+) -> tuple[bytes, Headers]:
     until = time.monotonic() + timeout_s
     with client.messages.with_streaming_response.create(**body, timeout=timeout_s) as response, _reading() as read:
         for chunk in itertools.takewhile(lambda _: time.monotonic() < until, response.iter_bytes()):
-            _add(read, chunk)
+            _add(read, chunk, seen)
     return bytes(read), response.headers
 
 
@@ -174,8 +227,10 @@ def _reading() -> Iterator[bytearray]:
         raise _BadBody("the response broke off") from error
 
 
-def _add(body: bytearray, chunk: bytes) -> None:
+def _add(body: bytearray, chunk: bytes, seen: Seen | None) -> None:
     body += chunk
+    if seen:
+        seen(chunk)
     if len(body) > MAX_BYTES:
         raise _BadBody(f"the response is longer than {MAX_BYTES} bytes")
 
@@ -206,11 +261,11 @@ def _status_fault(error: Any) -> Fault:
     headers, status = error.response.headers, error.status_code
     told = f"HTTP {status} {error.type} {error.error_code or ''} request_id={error.request_id}"
     wanted = {"true": True, "false": False}.get(headers.get("x-should-retry"), status in _RETRIED or status >= 500)
-    retry = wanted and status not in _FINAL and error.error_code not in _SPENT
-    return Fault("classifier_error", told, retry=retry, retry_after_s=_retry_after_s(headers), status=status)
+    retry = wanted and status not in _FINAL and error.error_code not in SPENT
+    return Fault("classifier_error", told, retry=retry, retry_after_s=retry_after_s(headers), status=status)
 
 
-def _retry_after_s(headers: Any) -> float:
+def retry_after_s(headers: Any) -> float:
     """Seconds, >= 0; 0 when absent or unreadable. `retry-after` is a number of seconds or an HTTP date (RFC 9110)."""
     from email.utils import parsedate_to_datetime
 
@@ -226,6 +281,13 @@ def _retry_after_s(headers: Any) -> float:
         if seconds > 0:  # false for NaN
             return seconds
     return 0.0
+
+
+def new_client(*, asynchronous: bool) -> Any:
+    """A client made from the environment."""
+    import anthropic
+
+    return anthropic.AsyncAnthropic() if asynchronous else anthropic.Anthropic()
 
 
 def check_client(client: Any) -> None:

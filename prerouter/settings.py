@@ -14,6 +14,7 @@ import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,6 +56,21 @@ class AuditSettings:
     """The random share of all requests whose label is checked off the request path."""
 
     rate: float = 0.05  # probability in (0, 1]
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchSettings:
+    """How `Dispatch` sends a request once it is decided."""
+
+    # Seconds from the call to the end of the answer, classification and retries included. What is not streamed is given
+    # 600 by the SDK, unless `timeout` says otherwise; a stream of 128,000 tokens takes most of an hour.
+    deadline_s: float = 3600.0
+    attempt_s: float = 600.0  # seconds that one attempt may keep silent while another could follow
+    retries: int = 2  # more tries per model, after what may pass: 429, 5xx, a broken connection, a cut answer
+    fallback: Literal["availability", "quality", "off"] = "availability"  # then: tiers below, then above; above; none
+    refusal_final: tuple[str, ...] = ("cyber", "bio")  # refusals of these categories are not tried on another model
+    dead_model_s: float = 600.0  # seconds for which a model that answered 404 is left out
+    summary: bool = False  # write the ledger's summary to the log when the client is closed
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +126,26 @@ class Rule:
     max_tier: str | None = None
     force_model: str | None = None
     priority: Priority | None = None
+    # The rest is for Dispatch, see `dispatchconfig.DispatchConfig`.
+    context_window: Literal["standard", "extended"] | None = None
+    max_usd: Decimal | None = None
+    deadline_s: float | None = None
+    speculative: Literal["cheap", "generalist", "off"] | None = None
+    per_step: bool | None = None
+    shadow: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What requests whose tags include all of `tags` may cost on one day (UTC), classifier included; for Dispatch."""
+
+    name: str
+    usd: Decimal  # US dollars a day
+    tags: Mapping[str, str] = field(default_factory=dict)  # none: every request
+    action: Literal["warn", "degrade", "refuse"] = "warn"  # when it is used up
+    max_tier: str | None = None  # of degraded requests; default: the weakest tier
+    warn_at: float = 0.8  # share of usd at which a first warning goes out, once a day
+    webhook: str | None = None  # URL that is told of warnings by a POST of JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +158,13 @@ class Settings:
     classifier: ClassifierSettings = field(default_factory=ClassifierSettings)
     router: RouterSettings = field(default_factory=RouterSettings)
     audit: AuditSettings = field(default_factory=AuditSettings)
+    dispatch: DispatchSettings = field(default_factory=DispatchSettings)
     log: LogSettings = field(default_factory=LogSettings)
     costs: CostSettings = field(default_factory=CostSettings)
     label: LabelSettings = field(default_factory=LabelSettings)
     track: TrackSettings = field(default_factory=TrackSettings)
     rules: tuple[Rule, ...] = ()
+    budgets: tuple[Budget, ...] = ()
     tiers: Mapping[str, Any] = field(default_factory=dict)  # overrides of tiers.toml, see `tiers.TierTable.load`
 
     @property
@@ -277,6 +315,10 @@ _RANGES: dict[str, tuple[float, float]] = {
     "classifier.breaker_failures": (1, 10**6),
     "classifier.breaker_reset_s": (0, 10**6),
     "audit.rate": (1e-6, 1.0),
+    "dispatch.deadline_s": (0.001, 86_400),
+    "dispatch.attempt_s": (0.001, 86_400),
+    "dispatch.retries": (0, 10),
+    "dispatch.dead_model_s": (0, 10**6),
     "log.queue": (1, 10_000_000),
     "track.timeout_s": (0.1, 86_400),
     "label.attempts": (1, 100),

@@ -150,7 +150,7 @@ class TierTable:
 
     def model(self, name: str) -> Model:
         """The model with this id or dated alias; ConfigError, naming the file to edit, when unknown or retired."""
-        found = self._find(name)
+        found = self.find(name)
         if found:
             return found
         where = f"{self.where}, tiers"
@@ -159,7 +159,8 @@ class TierTable:
         step = f'{did_you_mean(name, self.models)} or describe it under [tiers.models."{name}"] in {self.where}'
         raise ConfigError(f"unknown model {name!r}", where=where, next_step=step)
 
-    def _find(self, name: str) -> Model | None:
+    def find(self, name: str) -> Model | None:
+        """The model with this id or dated alias, or None."""
         by_alias = (model for model in self.models.values() if name in model.aliases)
         return self.models.get(name) or next(by_alias, None)
 
@@ -174,8 +175,8 @@ class TierTable:
 
     def tier_of_model(self, name: str) -> Tier | None:
         """The tier that prefers this model most (the weakest of several), or None for a model without a tier."""
-        model, places = self._find(name), [(i, tier) for tier in self.tiers for i in range(len(tier.models))]
-        ranked = [(i, tier) for i, tier in places if model and self._find(tier.models[i]) is model]
+        model, places = self.find(name), [(i, tier) for tier in self.tiers for i in range(len(tier.models))]
+        ranked = [(i, tier) for i, tier in places if model and self.find(tier.models[i]) is model]
         return min(ranked, key=lambda place: place[0])[1] if ranked else None
 
 

@@ -6,8 +6,8 @@
         claude.calls()                                           # what arrived
 
 Serves POST /v1/messages (and streaming), POST /v1/messages/count_tokens, GET /v1/models and /v1/models/{id}, and
-Message Batches (`batches`, see fake_claude_batches.py); what only beta headers allow is unknown. Invalid requests are
-refused, using up no scripted outcome.
+Message Batches (`batches`, see fake_claude_batches.py); fields that only beta headers allow are not looked into.
+Invalid requests are refused, using up no scripted outcome. `bills` is what was billed, at prices of its own.
 By hand: python tests/fake_claude.py --port 8399
 """
 
@@ -21,17 +21,20 @@ import socket
 import sys
 import threading
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from fake_claude_answers import PromptCache, default_answer, default_draft, input_tokens, message
 from fake_claude_batches import BATCHES, MAX_BYTES, Batches
+from fake_claude_bill import Bill, bill
 from fake_claude_http import Connection, Reply, Request, Send
 from fake_claude_models import MODELS, MODELS_PATH, look_up
 from fake_claude_outcomes import (
     Answer,
+    Blocks,
     CutJson,
     Drip,
     EmptyEndTurn,
@@ -46,6 +49,7 @@ from fake_claude_outcomes import (
     Refusal,
     Reset,
     StreamCutClean,
+    StreamCutEvent,
     StreamErrorEvent,
     StreamReset,
     ToolUse,
@@ -54,7 +58,9 @@ from fake_claude_outcomes import (
     json_reply,
     message_reply,
     stamp,
+    told,
 )
+from fake_claude_plan import Plan, When, asks_for_label
 from fake_claude_rules import NEW_VERSION, check, check_headers
 from fake_claude_shapes import Rejected
 
@@ -62,12 +68,18 @@ if TYPE_CHECKING:
     import anthropic
 
 __all__ = [
-    "Answer", "CutJson", "Drip", "EmptyEndTurn", "Error", "FakeClaude", "Hang", "Held", "InvalidLabel", "Lost",
-    "MaxTokens", "OffSchema", "Outcome", "Record", "Refusal", "Reset", "StreamCutClean", "StreamErrorEvent",
-    "StreamReset", "ToolUse", "TruncatedAnswer", "default_answer",
+    "Answer", "Bill", "Blocks", "CutJson", "Drip", "EmptyEndTurn", "Error", "FakeClaude", "Hang", "Held",
+    "InvalidLabel", "Lost", "MaxTokens", "OffSchema", "Outcome", "Record", "Refusal", "Reset", "StreamCutClean",
+    "StreamCutEvent", "StreamErrorEvent", "StreamReset", "ToolUse", "TruncatedAnswer", "asks_for_label",
+    "default_answer",
 ]  # fmt: skip
 
 MESSAGES, COUNT = "/v1/messages", "/v1/messages/count_tokens"
+# Top-level fields that a request may have when it names a beta (SDK `types/beta/message_create_params.py`).
+BETA_FIELDS = {
+    *("billing_policy", "compaction", "context_management", "fallback_credit_token", "fallbacks", "mcp_servers"),
+    *("thread", "user_profile_id", "workspace_id"),
+}
 _AUTH = {"authorization": "bearer", "x-api-key": "x-api-key"}
 
 
@@ -101,6 +113,7 @@ class FakeClaude:
     rpm: POST /v1/messages in any 60 seconds; what is more is a 429. None: without a limit.
     draw: `draw() -> Outcome`, what calls come to that nothing else was said about.
     in_flight, in_flight_max: requests that arrived and are not answered yet, now and at most.
+    bills: what was billed, in the order of arrival of the calls; Message Batches left out.
     faults: errors of the fake itself, an outcome that does not fit the call among them; `close` raises the first.
     """
 
@@ -121,8 +134,9 @@ class FakeClaude:
         self.in_flight = self.in_flight_max = 0
         self.port, self._log = port, log
         self.faults: list[BaseException] = []
-        self._always: dict[str, Outcome | None] = {}
-        self._script: dict[str, deque[Outcome]] = defaultdict(deque)
+        self.bills: list[Bill] = []
+        self._unfinished: dict[int, Callable[[], None]] = {}  # what to do when a call's reader goes away
+        self._plan = Plan()
         self._changed = threading.Condition()
         self._cache = PromptCache()
         self._clients: list[anthropic.Anthropic] = []
@@ -133,15 +147,23 @@ class FakeClaude:
         """Base URL for the SDK."""
         return f"http://127.0.0.1:{self.port}"
 
-    def script(self, *outcomes: Outcome, path: str = MESSAGES) -> None:
-        """What the next valid calls of `path` come to, in order; afterwards the default again."""
-        with self._changed:
-            self._script[path].extend(outcomes)
+    def script(self, *outcomes: Outcome, path: str = MESSAGES, when: When = None) -> None:
+        """What the next valid calls of `path` come to, in order; afterwards the default again.
 
-    def always(self, outcome: Outcome | None, path: str = MESSAGES) -> None:
+        when: only calls to this model, or of bodies that it says yes to (`asks_for_label`).
+        """
+        with self._changed:
+            self._plan.script(outcomes, path, when)
+
+    def always(self, outcome: Outcome | None, path: str = MESSAGES, when: When = None) -> None:
         """What unscripted calls of `path` come to from now on; None: the default."""
         with self._changed:
-            self._always[path] = outcome
+            self._plan.always(outcome, path, when)
+
+    def billed(self, *, told: bool | None = None) -> Decimal:
+        """US dollars of all bills; of those only that callers were, or were not, `told` of."""
+        with self._changed:
+            return sum((b.usd for b in self.bills if told in (None, b.told)), Decimal(0))
 
     def calls(self, model: str | None = None) -> list[Record]:
         """The POST /v1/messages that arrived, to one model or all."""
@@ -225,7 +247,12 @@ class FakeClaude:
                 status = reply.status if reply else "reset"
                 self._log(f"{request.method} {request.path} {self.requests[number - 1].model or '-'} {status}")
             await send(reply)
+        except asyncio.CancelledError:  # the caller went away
+            if number in self._unfinished:
+                self._unfinished[number]()
+            raise
         finally:
+            self._unfinished.pop(number, None)
             with self._changed:
                 self.in_flight -= 1
                 self._changed.notify_all()
@@ -269,7 +296,8 @@ class FakeClaude:
         if request.path in (MESSAGES, COUNT) and request.method == "POST":
             return await self._post(request, version, number)
         if f"{request.path}/".startswith(f"{MODELS_PATH}/") and request.method == "GET":
-            return (await self._play(MODELS_PATH))[1] or json_reply(look_up(self.models, request.path, request.query))
+            spoiled = (await self._play(MODELS_PATH))[1]
+            return spoiled or json_reply(look_up(self.models, request.path, request.query))
         if request.path in (MESSAGES, COUNT, MODELS_PATH):
             raise Rejected("Method Not Allowed", 405)
         raise Rejected("Not found", 404, "not_found_error")
@@ -298,18 +326,37 @@ class FakeClaude:
         if not isinstance(body, dict):
             raise Rejected("The request body is not valid JSON")
         counting = request.path == COUNT
-        model = check(body, version, self.models, counting=counting)
+        beta = BETA_FIELDS if "anthropic-beta" in request.headers else ()
+        model = check({k: v for k, v in body.items() if k not in beta}, version, self.models, counting=counting)
         if not counting:
             self._admit()
         size = input_tokens(body, model)
         if size > model.max_input:
             raise Rejected(f"prompt is too long: {size} tokens > {model.max_input} maximum")
-        outcome, reply = await self._play(request.path)
+        outcome, reply = await self._play(request.path, body)
         if reply is not None or counting:
             return reply or json_reply({"input_tokens": size})
         draft = outcome.draft(lambda: default_draft(body, self.answer), body)
         said = message(body, model, draft, self._cache.usage(body, model), f"msg_fake{number:06d}")
-        return message_reply(said, outcome, stream=body.get("stream", False))
+        reply = message_reply(said, outcome, stream=body.get("stream", False))
+        self._unfinished[number] = self._charge(said, outcome, body)
+        return reply
+
+    def _charge(self, said: Mapping[str, Any], outcome: Outcome, body: Mapping[str, Any]) -> Callable[[], None]:
+        """Bill a call; returns what to call when its reader goes away."""
+        stream = body.get("stream", False)
+        said = {**said, "model": outcome.served or said["model"]}
+        heard = told(said, outcome, stream=stream)
+        kept = bill(heard or said, body, told=heard is not None)
+        with self._changed:
+            self.bills.append(kept)
+
+        def left() -> None:
+            begun = told(said, StreamReset(after="start"), stream=stream) if stream else None
+            less = bill(begun or said, body)
+            kept.usage, kept.usd, kept.told = less.usage, less.usd, begun is not None
+
+        return left
 
     def _admit(self) -> None:
         """Count a call; raises Rejected when it is one too many within 60 seconds."""
@@ -320,12 +367,10 @@ class FakeClaude:
             raise Rejected("This request would exceed your rate limit", 429, "rate_limit_error")
         self._recent.append(now)
 
-    async def _play(self, path: str) -> tuple[Outcome, Reply | None]:
+    async def _play(self, path: str, body: Any = None) -> tuple[Outcome, Reply | None]:
         """The outcome of this call, waited for, and the reply if that does not depend on the request."""
         with self._changed:
-            script = self._script[path]
-            usual = self.draw() if path == MESSAGES else Answer()
-            outcome = script.popleft() if script else self._always.get(path) or usual
+            outcome = self._plan.take(path, body) or (self.draw() if path == MESSAGES else Answer())
         while isinstance(outcome, Held):
             while not outcome.release.is_set():
                 await asyncio.sleep(0.02)

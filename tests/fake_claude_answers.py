@@ -11,6 +11,7 @@ from typing import Any
 
 from fake_claude_models import Model
 from fake_claude_rules import blocks, effort, forced, response_format
+from fake_claude_thoughts import call_id, sign
 
 Body = Mapping[str, Any]
 CHARS_PER_TOKEN = 4  # of the tokenizer of 4.6 and earlier; a rough estimate that only has to be plausible
@@ -56,9 +57,9 @@ def say(text: str) -> tuple[dict[str, Any], ...]:
     return ({"type": "text", "text": text, "citations": None},)
 
 
-def use_tool(name: str, value: Any, body: Body) -> tuple[dict[str, Any], ...]:
-    """Content of one tool_use block; its id is new in this conversation."""
-    return ({"type": "tool_use", "id": f"toolu_fake{len(body['messages'])}", "name": name, "input": value},)
+def use_tool(name: str, value: Any, body: Body, number: int = 0) -> tuple[dict[str, Any], ...]:
+    """Content of one tool_use block; `message` gives it its id. number: of several calls in one answer."""
+    return ({"type": "tool_use", "id": number, "name": name, "input": value},)
 
 
 def default_answer(body: Body) -> str:
@@ -218,7 +219,8 @@ def message(body: Body, model: Model, draft: Draft, usage: dict[str, Any], messa
     stop = "max_tokens" if cut else draft.stop_reason
     if stop is None:
         stop = "tool_use" if any(block["type"] == "tool_use" for block in said) else "end_turn"
-    content = [_thinking_block(body), *said] if thought else said
+    said = [_with_id(block, body, thoughtful=bool(thought)) for block in said]
+    content = [_thinking_block(body, model), *said] if thought else said
     output = limit if stop == "max_tokens" else thought + used or 2
     spent = {"output_tokens": output, "output_tokens_details": {"thinking_tokens": thought}}
     return {
@@ -234,16 +236,23 @@ def message(body: Body, model: Model, draft: Draft, usage: dict[str, Any], messa
     }
 
 
-def _thinking_block(body: Body) -> dict[str, Any]:
-    shown = (body.get("thinking") or {}).get("display") == "summarized"
-    return {"type": "thinking", "thinking": "Simulated thoughts." if shown else "", "signature": "c2ltdWxhdGVk"}
+def _thinking_block(body: Body, model: Model) -> dict[str, Any]:
+    shown = (body.get("thinking") or {}).get("display") == "summarized" or "-4-" in model.id
+    thought = "Simulated thoughts."
+    return {"type": "thinking", "thinking": thought if shown else "", "signature": sign(body, model, thought)}
+
+
+def _with_id(block: dict[str, Any], body: Body, *, thoughtful: bool) -> dict[str, Any]:
+    if block["type"] != "tool_use" or isinstance(block["id"], str):
+        return block
+    return block | {"id": call_id(body, thoughtful, block["id"])}
 
 
 def _fit(content: Sequence[dict[str, Any]], room: int, model: Model) -> tuple[list[dict[str, Any]], int, bool]:
     """What fits into `room` tokens, the tokens it takes, and whether anything was cut."""
     said, used = [], 0
     for block in content:
-        size = tokens(_chars(block.get("text") or json.dumps(block.get("input"))), model)
+        size = tokens(_chars(block.get("text") or json.dumps(block.get("input") or block.get("content"))), model)
         if used + size <= room:
             said.append(block)
             used += size
@@ -283,7 +292,11 @@ def _pieces(block: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, An
     if block["type"] == "tool_use":
         parts = _cut(json.dumps(block["input"]))
         return {**block, "input": {}}, [{"type": "input_json_delta", "partial_json": part} for part in parts]
-    return {**block, "text": ""}, [{"type": "text_delta", "text": part} for part in _cut(block["text"])]
+    if block["type"] != "text":  # blocks of server tools, redacted thoughts: whole at their start
+        return dict(block), []
+    said = [{"type": "text_delta", "text": part} for part in _cut(block["text"])]
+    cited = [{"type": "citations_delta", "citation": citation} for citation in block.get("citations") or ()]
+    return {**block, "text": "", "citations": [] if cited else None}, said + cited
 
 
 def _cut(text: str, size: int = 12) -> list[str]:

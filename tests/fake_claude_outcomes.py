@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from fake_claude_answers import Body, Draft, events, say, use_tool
 from fake_claude_http import Reply
@@ -29,9 +29,10 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What happens to one call. delay_s: seconds before anything is sent."""
+    """What happens to one call. delay_s: seconds before anything is sent. served: see below."""
 
     delay_s: float = 0.0
+    served: str | None = None  # the model that the reply names, if not the one asked for
 
     def draft(self, default: Callable[[], Draft], body: Body) -> Draft:
         """What the model says; `default` is what it would say unscripted."""
@@ -61,14 +62,26 @@ class Answer(Outcome):
 
 
 @dataclass(frozen=True, slots=True)
+class Blocks(Outcome):
+    """An answer of these content blocks, whatever they are."""
+
+    content: tuple[Mapping[str, Any], ...]
+    stop_reason: str | None = None
+
+    def draft(self, default: Callable[[], Draft], body: Body) -> Draft:
+        return Draft(tuple(dict(block) for block in self.content), self.stop_reason)
+
+
+@dataclass(frozen=True, slots=True)
 class ToolUse(Outcome):
-    """A call of this tool."""
+    """A call of this tool; with `times`, so many at once."""
 
     name: str
     input: Mapping[str, Any] = field(default_factory=dict)
+    times: int = 1
 
     def draft(self, default: Callable[[], Draft], body: Body) -> Draft:
-        return Draft(use_tool(self.name, dict(self.input), body))
+        return Draft(sum((use_tool(self.name, dict(self.input), body, i) for i in range(self.times)), ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +153,7 @@ class Error(Outcome):
 
 @dataclass(frozen=True, slots=True)
 class CutJson(Outcome):
-    """HTTP 200 with the first half of the body, well-formed as HTTP. Not for streams."""
+    """HTTP 200 with the first half of the body, well-formed as HTTP; of a stream little more than its start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,20 +195,34 @@ class Held(Outcome):
 
 
 @dataclass(frozen=True, slots=True)
-class StreamCutClean(Outcome):
-    """A stream that ends after its first delta as if it were complete, without message_stop."""
+class Broken(Outcome):
+    """A stream that breaks off. after: its headers, message_start, first delta, first delta of text or tool input, or
+    all but message_stop ("headers", "start", "delta", "text", "stop").
+    """
+
+    after: Literal["headers", "start", "delta", "text", "stop"] = field(default="delta", kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
-class StreamReset(Outcome):
-    """A stream whose connection is reset after its first delta."""
+class StreamCutClean(Broken):
+    """It ends as if it were complete."""
 
 
 @dataclass(frozen=True, slots=True)
-class StreamErrorEvent(Outcome):
-    """A stream that ends after its first delta with `event: error`."""
+class StreamReset(Broken):
+    """Its connection is reset."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamErrorEvent(Broken):
+    """It ends with `event: error`."""
 
     kind: str = "overloaded_error"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamCutEvent(Broken):
+    """It ends, well-formed as HTTP, in the middle of the next event."""
 
 
 def error_reply(error: Error) -> Reply:
@@ -222,9 +249,11 @@ def json_reply(value: Any, status: int = 200, headers: Mapping[str, str] | None 
 
 def message_reply(message: Mapping[str, Any], outcome: Outcome, *, stream: bool) -> Reply:
     """The reply that carries `message`, whole or spoiled by `outcome`."""
-    if isinstance(outcome, CutJson if stream else (StreamCutClean, StreamReset, StreamErrorEvent)):
+    outcome = _as_stream(outcome) if stream else outcome
+    if not stream and isinstance(outcome, Broken):
         raise TypeError(f"{outcome} does not fit a call with stream={stream}")
-    reply = _stream_reply(message, outcome) if stream else json_reply(message)
+    shown = {**message, "model": outcome.served or message["model"]}
+    reply = _stream_reply(shown, outcome) if stream else json_reply(shown)
     if isinstance(outcome, CutJson) and isinstance(reply.body, bytes):
         reply.body = reply.body[: len(reply.body) // 2]
     if isinstance(outcome, Drip):
@@ -233,15 +262,58 @@ def message_reply(message: Mapping[str, Any], outcome: Outcome, *, stream: bool)
     return reply
 
 
+def told(message: Mapping[str, Any], outcome: Outcome, *, stream: bool) -> Mapping[str, Any] | None:
+    """`message` with the usage and content that a caller whose reply `outcome` spoiled was told of; None: nothing."""
+    outcome = _as_stream(outcome) if stream else outcome
+    if isinstance(outcome, Lost | CutJson) or (isinstance(outcome, Reset) and not stream):
+        return None
+    if not stream:
+        return message
+    sent = _sent(list(events(message)), outcome)
+    if sent and "message_delta" in [event["type"] for event in sent]:
+        return message
+    return {**message, "usage": sent[0]["message"]["usage"], "stop_reason": None} if sent else None
+
+
+def _as_stream(outcome: Outcome) -> Outcome:
+    return StreamCutEvent(after="start") if isinstance(outcome, CutJson) else outcome
+
+
 def _stream_reply(message: Mapping[str, Any], outcome: Outcome) -> Reply:
-    said = list(events(message))
-    if isinstance(outcome, (Reset, StreamCutClean, StreamReset, StreamErrorEvent)):
-        first = next((i for i, event in enumerate(said) if event["type"] == "content_block_delta"), 0)
-        said = said[: first + 1]
+    whole = list(events(message))
+    said = _sent(whole, outcome)
+    pieces = [_event(event) for event in said]
     if isinstance(outcome, StreamErrorEvent):
-        said.append({"type": "error", "error": {"type": outcome.kind, "message": "Overloaded"}})
-    pieces = [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in said]
+        pieces.append(_event({"type": "error", "error": {"type": outcome.kind, "message": "Overloaded"}}))
+    if isinstance(outcome, StreamCutEvent):
+        following = _event(whole[len(said)])
+        pieces.append(following[: len(following) // 2])
     return Reply(200, pieces, {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"})
+
+
+def _event(event: Mapping[str, Any]) -> bytes:
+    return f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
+
+
+def _sent(said: list[dict[str, Any]], outcome: Outcome) -> list[dict[str, Any]]:
+    """The events that go out before a stream breaks off; all of them where it does not."""
+    after = outcome.after if isinstance(outcome, Broken) else "delta" if isinstance(outcome, Reset) else None
+    if after is None:
+        return said
+    shown = ("text_delta", "input_json_delta")
+    first = {
+        "headers": -1,
+        "start": 0,
+        "delta": _first(said, lambda delta: True),
+        "text": _first(said, lambda delta: delta["type"] in shown),
+        "stop": len(said) - 2,
+    }
+    return said[: first[after] + 1]
+
+
+def _first(said: list[dict[str, Any]], wanted: Callable[[Any], bool]) -> int:
+    deltas = (i for i, e in enumerate(said) if e["type"] == "content_block_delta" and wanted(e["delta"]))
+    return next(deltas, 0)
 
 
 def stamp(reply: Reply, request_id: str, number: int, left: tuple[int, int] | None = None) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from fake_claude_models import Model, find_model
 from fake_claude_shapes import COUNT_SHAPE, MESSAGES_SHAPE, OLD_MESSAGES_SHAPE, Rejected, check_schemas
+from fake_claude_thoughts import check_thoughts
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 MAX_MESSAGES = 100_000
@@ -46,6 +47,7 @@ def check(body: Any, version: str, models: Mapping[str, Model], *, counting: boo
     else:
         _sampling(body, model)
     _tool_pairs(body["messages"])
+    check_thoughts(body, model)
     _cache_marks(body)
     return model
 

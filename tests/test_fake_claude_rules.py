@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from fake_claude import FakeClaude
+from fake_claude_models import MODELS
+from fake_claude_thoughts import sign
 
 OLD, NEW = "2023-06-01", "2026-10-21"
 HI = {"role": "user", "content": "hi"}
@@ -65,6 +67,11 @@ def turns(*contents: Any) -> dict[str, Any]:
 
 def text(**fields: Any) -> dict[str, Any]:
     return {"type": "text", "text": "hi", **fields}
+
+
+def thought(*said: Any, model: str = "claude-haiku-5-5") -> dict[str, Any]:
+    """The thinking block of an answer to these turns."""
+    return {"type": "thinking", "thinking": "", "signature": sign(turns(*said), MODELS[model], "")}
 
 
 def schema(**fields: Any) -> dict[str, Any]:
@@ -208,7 +215,7 @@ ACCEPTED = [
     turns([text(cache_control=HOUR), text(cache_control=MARK)]),
     turns([PDF, text()], [text(), USE], [RESULT, text()]),
     turns([{"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}}]),
-    turns("hi", [{"type": "thinking", "thinking": "", "signature": "x"}, text(citations=None)], "hi"),
+    turns("hi", [thought("hi"), text(citations=None)], "hi"),
     {"tools": [TOOL | {"strict": True, "input_schema": OK_SCHEMA}], "tool_choice": {"type": "auto"}},
     {"tools": [{"type": "web_search_20260318", "name": "web_search"}]},
     schema(),

@@ -124,6 +124,15 @@ def test_any_text_stays_whole_between_its_markers(text: str, context: str) -> No
         assert "<context" not in turn.split(f"<request {code}>")[0]
 
 
+@pytest.mark.parametrize("context", ["", "System: You are a poet."])
+def test_the_last_turns_label_stands_between_the_context_markers_and_leaves_the_id(context: str) -> None:
+    hinted = dataclasses.replace(request("And now in French.", context), hint="complex")
+    turn = user_turn(PROMPT.body(hinted))
+    between = turn.split(">\n", 1)[1].split("\n</context", 1)[0]
+    assert between == "\n".join(filter(None, (context, "Label of this conversation's last turn: complex")))
+    assert PROMPT.verdict(reply({"label": "simple", "confidence": 1})).prompt_id == PROMPT.id
+
+
 # --- what the API accepts --------------------------------------------------------------------------------------------
 @pytest.mark.filterwarnings("ignore:The model .* is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("model", sorted(TIERS.models))

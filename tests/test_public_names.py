@@ -5,10 +5,12 @@ from __future__ import annotations
 import prerouter
 
 NAMES = {
+    "AsyncDispatch",
     "BudgetExceeded",
     "ConfigError",
     "DataError",
     "Decision",
+    "Dispatch",
     "InvalidRequest",
     "MissingExtraError",
     "ModelFolderError",

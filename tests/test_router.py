@@ -50,6 +50,26 @@ def test_a_sure_request_is_decided_locally_for_nothing(router: PreRouter, claude
     assert (decision.cost_usd, decision.prompt_id, claude.requests) == (0.0, None, [])
 
 
+def test_the_last_turns_label_is_a_hint_to_the_classifier_and_part_of_what_its_answer_is_kept_for(
+    router: PreRouter, claude: FakeClaude
+) -> None:
+    claude.script(Answer({"label": "complex", "confidence": 0.8}), Answer({"label": "simple", "confidence": 0.7}))
+    hinted, plain = router.decide(UNSURE, hint="Complex"), router.decide(UNSURE)
+    assert (hinted.label, plain.label) == ("complex", "simple")
+    assert router.decide(UNSURE, hint="complex").label == "complex"
+    assert router.decide(UNSURE, hint="no label of ours").label == "simple"  # as without one
+    assert hinted.prompt_id == plain.prompt_id
+    asked = [record.body["messages"][0]["content"] for record in claude.calls()]
+    assert ["last turn: complex" in text for text in asked] == [True, False]
+    with pytest.raises(InvalidRequest, match="hint is 3"):
+        router.decide(UNSURE, hint=3)  # type: ignore[arg-type]
+
+
+def test_the_last_turns_label_does_not_touch_a_local_decision(router: PreRouter) -> None:
+    plain, hinted = router.decide(SURE), router.decide(SURE, hint="complex")
+    assert (hinted.label, hinted.probabilities) == (plain.label, plain.probabilities)
+
+
 def test_an_unsure_request_is_asked_about_and_the_answer_is_kept(router: PreRouter, claude: FakeClaude) -> None:
     claude.script(Answer({"label": "complex", "confidence": 0.8}))
     first, again = router.decide(UNSURE), router.decide(UNSURE)

@@ -116,6 +116,7 @@ SPECIAL = {
     "ask": "rationale, params",
     "rpm": "77",
     "concurrency": "7",
+    "fallback": "quality",
 }
 LEAVES = [leaf for leaf in _leaves(Settings()) if leaf[0] != ("workspace",)]
 

@@ -429,7 +429,7 @@ def _listed(name: str, **changed: Any) -> dict[str, Any]:
     }
 
 
-LISTING = [_listed(model.id) for model in (HAIKU, SONNET, OPUS)]
+LISTING = [_listed(name) for tier in TABLE.tiers for name in tier.models]
 
 
 def _found(changed: dict[str, Any]) -> list[tuple[str, str, bool]]:

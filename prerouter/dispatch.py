@@ -1,0 +1,231 @@
+"""Dispatch and AsyncDispatch: the user's own Claude client, with the model "claude-dispatch".
+
+client = Dispatch()                      # or Dispatch(anthropic.Anthropic(...), router, log)
+reply = client.messages.create(model="claude-dispatch", max_tokens=1024, messages=[...])
+reply.routing.model, reply.routing.cost_usd
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from prerouter.budgets import Budgets
+from prerouter.conversations import Conversations
+from prerouter.dispatchconfig import DispatchConfig
+from prerouter.errors import ConfigError
+from prerouter.ledger import Ledger, Report
+from prerouter.parts import Parts
+from prerouter.plan import DeadModels
+from prerouter.router import PreRouter
+from prerouter.routingreply import middleware_of
+from prerouter.sdk import check_client, is_async, new_client
+from prerouter.surface import Clients, Surface
+
+if TYPE_CHECKING:
+    from prerouter.routelog import RouteLog
+
+_log = logging.getLogger("prerouter.dispatch")
+
+
+class _Base:
+    """What both clients share. The constructor starts nothing; everything is made at the first use."""
+
+    _asynchronous = False
+
+    def __init__(self, client: Any = None, router: PreRouter | None = None, log: RouteLog | None = None) -> None:
+        self._given, self._router, self._log = client, router, log
+        self._own_router = router is None
+        self._lock = threading.RLock()
+        self._made: Clients | None = None
+        self._made_parts: Parts | None = None
+        self.messages = Surface(self._clients, ("messages",))
+        self.beta = Surface(self._clients, ("beta",))
+        self.models = Surface(self._clients, ("models",))
+        if client is not None:
+            _check(client, type(self).__name__, asynchronous=self._asynchronous)
+
+    @property
+    def router(self) -> PreRouter:
+        """What decides."""
+        return self._parts().router
+
+    @property
+    def rate_headers(self) -> Mapping[str, Mapping[str, str]]:
+        """The rate limits that the API last named, as its headers, by model."""
+        return self._parts().rates
+
+    def report(self) -> Report:
+        """What the requests so far cost, in this process; see `ledger.Report`."""
+        parts = self._parts()
+        return parts.ledger.report(parts.budgets.states())
+
+    def feedback(
+        self, request_id: str, *, label: str | None = None, score: float | None = None, outcome: str | None = None
+    ) -> Any:
+        """Tell what became of a request: `reply.routing.decision.id`. See `PreRouter.feedback`."""
+        router: Any = self.router
+        return router.feedback(request_id, label=label, score=score, outcome=outcome)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._clients().plain, name)
+
+    def _parts(self) -> Parts:
+        with self._lock:
+            if self._made_parts is None:
+                router = self._router or PreRouter.load(client=_for_classifier(self._given))
+                self._made_parts = _parts_of(router, self._log)
+            return self._made_parts
+
+    def _clients(self) -> Clients:
+        with self._lock:
+            if self._made is None:
+                self._made = self._new_clients()
+            return self._made
+
+    def _new_clients(self) -> Clients:
+        plain = new_client(asynchronous=self._asynchronous) if self._given is None else self._given
+        middleware = middleware_of(_side(self._asynchronous))(self._parts, plain)
+        stack = [*plain.middleware, middleware]
+        routing = plain.with_options(middleware=stack, max_retries=0)
+        light = plain.with_options(middleware=stack)
+        return Clients(plain, routing, light, self._check_config, lambda name: self._parts().table.find(name))
+
+    def _check_config(self, value: object) -> DispatchConfig:
+        return DispatchConfig.read(value, self._parts().settings)
+
+    def _with(self, options: Mapping[str, Any]) -> Any:
+        made = type(self)(self._clients().plain.with_options(**options), self.router, self._log)
+        made._made_parts, made._own_router = self._parts(), False
+        return made
+
+    def _ended(self) -> None:
+        parts = self._made_parts
+        if parts is None:
+            return
+        parts.clear_up()
+        parts.budgets.close()
+        if parts.settings.dispatch.summary and (summary := parts.ledger.summary()):
+            _log.warning("%s", summary)
+        if parts.log:
+            parts.log.flush()
+        if self._own_router:
+            parts.router.close()
+
+
+class Dispatch(_Base):
+    """An `anthropic.Anthropic` (or Vertex, Foundry, Bedrock client) that also knows the model "claude-dispatch".
+
+    client: None: `anthropic.Anthropic()`, made at the first call. router: None: `PreRouter.load()`. log: gets every
+    request with its reply; None: the router's log, if it has one. Thread-safe.
+    Raises ConfigError for what is no sync client.
+    """
+
+    def map(self, requests: Iterable[Mapping[str, Any]], *, concurrency: int = 5, **options: Any) -> list[Any]:
+        """Replies, or exceptions, for many requests, in their order; see `mapping.run`."""
+        from prerouter.mapping import run
+
+        return run(self, requests, concurrency=concurrency, **options)
+
+    def with_options(self, **options: Any) -> Dispatch:
+        """A Dispatch whose client has these options (`max_retries` has no meaning here), with the same router, ledger,
+        budgets and conversations."""
+        made: Dispatch = self._with(options)
+        return made
+
+    def close(self) -> None:
+        """Flush the log, and close what was made here: the client, the router."""
+        self._ended()
+        if self._given is None and self._made:
+            self._made.plain.close()
+
+    def __enter__(self) -> Dispatch:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+class AsyncDispatch(_Base):
+    """As `Dispatch`, around an `anthropic.AsyncAnthropic`; on asyncio."""
+
+    _asynchronous = True
+
+    async def map(self, requests: Iterable[Mapping[str, Any]], *, concurrency: int = 5, **options: Any) -> list[Any]:
+        """Replies, or exceptions, for many requests, in their order; see `mapping.arun`."""
+        from prerouter.mapping import arun
+
+        return await arun(self, requests, concurrency=concurrency, **options)
+
+    def with_options(self, **options: Any) -> AsyncDispatch:
+        """As `Dispatch.with_options`."""
+        made: AsyncDispatch = self._with(options)
+        return made
+
+    async def close(self) -> None:
+        """As `Dispatch.close`."""
+        import asyncio
+
+        await asyncio.to_thread(self._ended)
+        if self._given is None and self._made:
+            await self._made.plain.close()
+
+    async def __aenter__(self) -> AsyncDispatch:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def _parts_of(router: PreRouter, log: RouteLog | None) -> Parts:
+    if any(label.tier is None for label in router.taxonomy.labels):
+        step = "give every label of the taxonomy a tier"
+        raise ConfigError("labels without a tier cannot be dispatched", where="taxonomy", next_step=step)
+    settings, table = router.settings, router.tiers
+    return Parts(
+        router=router,
+        talks=Conversations(table),
+        ledger=Ledger(table, asked=lambda: router.classifier.stats.cost_usd),
+        budgets=Budgets(settings, table),
+        dead=DeadModels(settings.dispatch.dead_model_s),
+        log=log or router.log,
+    )
+
+
+def _check(client: Any, ours: str, *, asynchronous: bool) -> None:
+    if isinstance(client, _Base):
+        step = f"pass the client that it was made of, or {ours}.with_options"
+        raise ConfigError(f"{type(client).__name__} is one already", where="client", next_step=step)
+    if not (hasattr(client, "messages") and hasattr(client, "with_options") and hasattr(client, "middleware")):
+        what = f"{type(client).__name__} is no anthropic client with middleware"
+        raise ConfigError(what, where="client", next_step="pass a client of the anthropic package, 2.11 or later")
+    if is_async(client) != asynchronous:
+        other = "Dispatch" if asynchronous else "AsyncDispatch"
+        step = f"use {other}, or another client"
+        raise ConfigError(f"{type(client).__name__} does not go into {ours}", where="client", next_step=step)
+
+
+def _for_classifier(client: Any) -> Any:
+    """The client that the router may use too; None where it needs its own."""
+    try:
+        check_client(client)
+    except ConfigError:
+        return None
+    return client
+
+
+def _side(asynchronous: bool) -> type:
+    if asynchronous:
+        from prerouter.amiddleware import AsyncSide
+
+        return AsyncSide
+    from prerouter.middleware import SyncSide
+
+    return SyncSide

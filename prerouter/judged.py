@@ -1,0 +1,122 @@
+"""One request on its way to a Decision, and the Decision before it is logged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from prerouter.policy import Limits
+from prerouter.records import Decision, Reason, Request, Scores, Verdict
+
+if TYPE_CHECKING:
+    from prerouter.claude import Asked, Classifier
+    from prerouter.routelog import RouteLog
+
+
+@dataclass(slots=True)
+class Case:
+    """One request on its way to a Decision. `seconds` is set where several cases share one wall time."""
+
+    id: str
+    request: Request
+    limits: Limits
+    audit: bool
+    started: float
+    local_only: bool
+    max_wait_s: float | None
+    tags: Mapping[str, object]
+    scores: Scores | None = None
+    seconds: float | None = None
+
+
+class Judge(Protocol):
+    """What a `Judged` needs of the router that made it."""
+
+    classifier: Classifier
+
+    def _answered(self, case: Case, verdict: Verdict) -> Decision: ...
+
+    def _default(self, case: Case, reason: Reason) -> Decision: ...
+
+    def _append(self, log: RouteLog, case: Case, decision: Decision, reply: object = None) -> None: ...
+
+
+@dataclass(slots=True)
+class Judged:
+    """What `PreRouter.judge` found without asking anybody. decision: None until the classifier is asked, or skipped."""
+
+    _judge: Judge
+    _case: Case
+    decision: Decision | None
+    _asked: Asked | None = None
+
+    @property
+    def limits(self) -> Limits:
+        """What the caller and the matching rules ask of the request."""
+        return self._case.limits
+
+    @property
+    def request(self) -> Request:
+        """The rendered request."""
+        return self._case.request
+
+    def ask(self, max_wait_s: float) -> None:
+        """Have the classifier decide, within so many seconds. What it says after its label is left for `complete`."""
+        asked = self._begin(max_wait_s)
+        if asked:
+            self._told((self._label_is_enough and asked.label()) or asked.verdict())
+
+    async def aask(self, max_wait_s: float) -> None:
+        """As `ask`, without blocking the event loop."""
+        asked = self._begin(max_wait_s)
+        if asked:
+            self._told((self._label_is_enough and await asked.alabel()) or await asked.averdict())
+
+    def complete(self) -> None:
+        """Wait for what the classifier says after its label: confidence and cost."""
+        if self._asked:
+            self._completed(self._asked.verdict())
+
+    async def acomplete(self) -> None:
+        """As `complete`, without blocking the event loop."""
+        if self._asked:
+            self._completed(await self._asked.averdict())
+
+    def skip(self, reason: Reason) -> Decision:
+        """The default Decision, for this reason, without asking."""
+        self.decision = self._judge._default(self._case, reason)
+        return self.decision
+
+    def log(self, log: RouteLog, decision: Decision, reply: object = None) -> None:
+        """Append the request to `log`, with the Decision that was carried out."""
+        self._judge._append(log, self._case, decision, reply)
+
+    @property
+    def _label_is_enough(self) -> bool:
+        return self._case.limits.priority != "quality"  # which moves a tier by the confidence too
+
+    def _begin(self, max_wait_s: float) -> Asked | None:
+        self._asked = self._judge.classifier.begin(self._case.request, max_wait_s=max_wait_s)
+        return self._asked
+
+    def _told(self, said: str | Verdict) -> None:
+        if isinstance(said, Verdict):
+            self._asked = None
+            verdict = said
+        else:
+            verdict = Verdict(said, "classified", prompt_id=self._judge.classifier.prompt.id)
+        self.decision = self._judge._answered(self._case, verdict)
+
+    def _completed(self, verdict: Verdict) -> None:
+        """The label that was acted on stands, even where the rest never came."""
+        assert self.decision
+        self._asked = None
+        self.decision = replace(
+            self.decision,
+            confidence=verdict.confidence,
+            fallback_label=verdict.fallback_label,
+            rationale=verdict.rationale,
+            params=verdict.params,
+            cost_usd=round(float(verdict.cost_usd), 9),
+        )
