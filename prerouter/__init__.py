@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from prerouter.evaluation import evaluate
     from prerouter.labelling import label
     from prerouter.records import Decision
+    from prerouter.retraining import retrain
     from prerouter.routelog import RouteLog
     from prerouter.router import PreRouter
     from prerouter.settings import Settings
@@ -52,6 +53,7 @@ __all__ = [
     "UpstreamError",
     "evaluate",
     "label",
+    "retrain",
     "train",
 ]
 
@@ -67,6 +69,7 @@ _ROOMS = {
     "Settings": "settings",
     "label": "labelling",
     "evaluate": "evaluation",
+    "retrain": "retraining",
     "train": "training",
 }
 

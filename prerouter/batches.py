@@ -24,7 +24,7 @@ from prerouter.intake import asked
 from prerouter.journal import Answer, Ask, Batch, Journal
 from prerouter.purse import Purse, n_bytes, prompt_tokens
 from prerouter.sdkbatches import BatchSdk, BatchState
-from prerouter.settings import LabelSettings
+from prerouter.sections import LabelSettings
 from prerouter.tiers import cost
 
 T = TypeVar("T")

@@ -22,13 +22,16 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
+from prerouter.background import in_thread
 from prerouter.dispatchrecords import Account
 from prerouter.errors import BudgetExceeded, ConfigError
 from prerouter.files import write_whole
-from prerouter.settings import Budget, Settings
+from prerouter.sections import Budget
+from prerouter.settings import Settings
 from prerouter.tiers import TierTable
 
 SYNC_S = 2.0  # between two looks at what other processes spent
+HOOK_S = 10.0  # for a webhook to answer
 DAY_S = 86_400
 _log = logging.getLogger("prerouter.budgets")
 _FOLDER = "budgets"
@@ -295,9 +298,15 @@ def _tell(pot: _Pot, what: str) -> None:
     action = then[pot.budget.action] if what == "used up" else f"at ${pot.limit}: {then[pot.budget.action]}"
     _log.warning("budget %s: %s, $%.6f of $%s; %s", pot.budget.name, what, pot.spent, pot.limit, action)
     if pot.budget.webhook:
-        from prerouter.webhook import post
+        in_thread(_call, pot.budget, state | {"tags": dict(pot.budget.tags), "action": pot.budget.action})
 
-        post(pot.budget.webhook, state | {"tags": dict(pot.budget.tags), "action": pot.budget.action})
+
+def _call(budget: Budget, event: Mapping[str, Any]) -> None:
+    from prerouter.webhook import post
+
+    failed = post(str(budget.webhook), event, HOOK_S)
+    if failed:
+        _log.warning("budget %s: the webhook was not told: %s", budget.name, failed)
 
 
 def _others(folder: Path, own: str) -> list[dict[str, Any]]:

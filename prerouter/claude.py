@@ -35,7 +35,7 @@ from prerouter.flights import Flight, Flights, Stats
 from prerouter.prompt import Prompt
 from prerouter.records import Request, Usage, Verdict
 from prerouter.sdk import Sdk, check_client, has_key, list_models, offline_client
-from prerouter.settings import ClassifierSettings
+from prerouter.sections import ClassifierSettings
 from prerouter.taxonomy import Taxonomy
 from prerouter.tiers import TierTable
 

@@ -14,6 +14,8 @@ from prerouter.flags import Parser, command, lazy, positive
 from prerouter.flags_evaluate import COMMANDS as EVALUATE
 from prerouter.flags_label import COMMANDS as LABEL
 from prerouter.flags_learn import COMMANDS as LEARN
+from prerouter.flags_monitor import COMMANDS as MONITOR
+from prerouter.flags_report import COMMANDS as REPORT
 from prerouter.flags_review import COMMANDS as REVIEW
 from prerouter.flags_send import COMMANDS as SEND
 
@@ -96,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workspace", metavar="DIR", default=None, help="default: the nearest parent that is one")
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
-    for add in (_route, *SEND, *LABEL, *REVIEW, *LEARN, *EVALUATE, _log, _init, _doctor, _demo):
+    for add in (_route, *SEND, *LABEL, *REVIEW, *LEARN, *EVALUATE, *MONITOR, *REPORT, _log, _init, _doctor, _demo):
         add(commands, shared)
     return parser
 

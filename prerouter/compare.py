@@ -72,6 +72,16 @@ class Comparison:
         return asdict(self) | {"interval": list(self.interval), "not_worse": self.not_worse}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Pair:
+    """What challenger and champion say of the same rows. n_known, unchecked: as in `Comparison`."""
+
+    challenger: figures.Seen
+    champion: figures.Seen
+    n_known: int = 0
+    unchecked: bool = False
+
+
 def compare(
     challenger: LocalClassifier, champion: LocalClassifier, files: Sequence[Path], *, seed: int = 0
 ) -> Comparison:
@@ -79,6 +89,11 @@ def compare(
 
     Raises ConfigError when their labels differ, DataError for broken rows and when no row is left.
     """
+    return judge(challenger, champion, look(challenger, champion, files), seed=seed)
+
+
+def look(challenger: LocalClassifier, champion: LocalClassifier, files: Sequence[Path]) -> Pair:
+    """What both say of the rows of `files` that neither learnt from. Raises as `compare`."""
     if not comparable(challenger, champion):
         what = f"labels {list(challenger.taxonomy_names)} are not the champion's {list(champion.taxonomy_names)}"
         raise ConfigError(what, where="comparing", next_step="--force promotes without comparing")
@@ -91,16 +106,22 @@ def compare(
         what = f"nothing to compare on: {len(known):,} rows, all in the training data" if known else "no labelled rows"
         raise DataError(what, file=", ".join(map(str, files)), next_step=step)
     seen = [_seen(local, [examples[i] for i in left]) for local, examples in zip(sides, rows, strict=True)]
-    values = [_utility(s, champion.certificate) for s in seen]
-    draws = _differences(values[0] - values[1], seen[0].groups, seed)
+    return Pair(seen[0], seen[1], len(known), unchecked)
+
+
+def judge(challenger: LocalClassifier, champion: LocalClassifier, pair: Pair, *, seed: int = 0) -> Comparison:
+    """Which of the two is worth more on the rows of `pair`; the champion's contract prices the errors of both."""
+    values = [_utility(seen, champion.certificate) for seen in (pair.challenger, pair.champion)]
+    groups = pair.challenger.groups
+    draws = _differences(values[0] - values[1], groups, seed)
     low, high = np.percentile(draws, (50 * (1 - LEVEL), 50 * (1 + LEVEL)))
     return Comparison(
-        n=len(left),
-        n_groups=len(np.unique(seen[0].groups)),
-        n_known=len(known),
-        unchecked=unchecked,
-        challenger=_side(challenger, seen[0], values[0]),
-        champion=_side(champion, seen[1], values[1]),
+        n=len(groups),
+        n_groups=len(np.unique(groups)),
+        n_known=pair.n_known,
+        unchecked=pair.unchecked,
+        challenger=_side(challenger, pair.challenger, values[0]),
+        champion=_side(champion, pair.champion, values[1]),
         difference=float((values[0] - values[1]).mean()),
         interval=(float(low), float(high)),
         p_worse=float((draws < 0).mean()),

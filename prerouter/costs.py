@@ -20,7 +20,8 @@ import numpy as np
 
 from prerouter.prompt import Prompt
 from prerouter.records import Request, Usage
-from prerouter.settings import CostSettings, Settings
+from prerouter.sections import CostSettings
+from prerouter.settings import Settings
 from prerouter.taxonomy import Taxonomy
 from prerouter.tiers import Model, TierTable, cost
 
@@ -65,7 +66,7 @@ class PriceBook:
         """Each policy's bill. truth: (n,) label indices; local: (n,) what local decided, or ABSTAINED."""
         ranks = np.array([self.tiers.rank(label.tier or "") for label in self.taxonomy.labels])
         needed, asked = ranks[truth], local == ABSTAINED
-        question = self._questions(requests)
+        question = self.questions(requests)
         served = {rank: self._answers(requests, rank) for rank in sorted(set(ranks.tolist()))}
 
         def bill(at: Ints, asking: Floats | float = 0.0) -> Bill:
@@ -86,6 +87,11 @@ class PriceBook:
             f"{self.assumed.other_tokens:,} tokens of system prompt, tools and history; no caching"
         )
 
+    def guessed(self, model: Model, request: Request) -> Usage:
+        """Tokens of a request that `model` answered, from its characters and what is assumed of the rest."""
+        n_chars = max(request.n_chars, len(request.text))
+        return Usage(self._tokens(model, n_chars) + self.assumed.other_tokens, self.assumed.answer_tokens)
+
     def _answers(self, requests: Sequence[Request], rank: int) -> Floats:
         """(n,) US dollars when the first model of a tier answers."""
         model = self.tiers.model(self.tiers.first_model(self.tiers.tiers[rank].name))
@@ -93,7 +99,7 @@ class PriceBook:
         n_chars = (max(request.n_chars, len(request.text)) for request in requests)
         return np.array([dollars(self._tokens(model, n) + self.assumed.other_tokens) for n in n_chars])
 
-    def _questions(self, requests: Sequence[Request]) -> Floats:
+    def questions(self, requests: Sequence[Request]) -> Floats:
         """(n,) US dollars of asking the classifier."""
         body = Prompt.load(self.taxonomy, self.classifier).body(_EMPTY)
         around = len(body["system"]) + len(body["messages"][0]["content"]) + len(json.dumps(body["output_config"]))

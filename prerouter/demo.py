@@ -25,7 +25,8 @@ from prerouter.text import render
 
 if TYPE_CHECKING:
     from prerouter.labelling import LabelResult
-    from prerouter.router import Body, PreRouter
+    from prerouter.routecase import Body
+    from prerouter.router import PreRouter
     from prerouter.training import TrainResult
 
 CHARS_PER_TOKEN = 3.1  # English prose has about 4; models since 4.7 count 30 % more tokens (CLAUDE_API: section 2)

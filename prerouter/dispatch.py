@@ -23,6 +23,7 @@ from prerouter.plan import DeadModels
 from prerouter.router import PreRouter
 from prerouter.routingreply import middleware_of
 from prerouter.sdk import check_client, is_async, new_client
+from prerouter.shadowlane import ShadowLane
 from prerouter.surface import Clients, Surface
 
 if TYPE_CHECKING:
@@ -65,10 +66,9 @@ class _Base:
 
     def feedback(
         self, request_id: str, *, label: str | None = None, score: float | None = None, outcome: str | None = None
-    ) -> Any:
+    ) -> None:
         """Tell what became of a request: `reply.routing.decision.id`. See `PreRouter.feedback`."""
-        router: Any = self.router
-        return router.feedback(request_id, label=label, score=score, outcome=outcome)
+        self.router.feedback(request_id, label=label, score=score, outcome=outcome)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -79,7 +79,7 @@ class _Base:
         with self._lock:
             if self._made_parts is None:
                 router = self._router or PreRouter.load(client=_for_classifier(self._given))
-                self._made_parts = _parts_of(router, self._log)
+                self._made_parts = _parts_of(router, self._log, _for_classifier(self._given))
             return self._made_parts
 
     def _clients(self) -> Clients:
@@ -112,6 +112,8 @@ class _Base:
         parts.budgets.close()
         if parts.settings.dispatch.summary and (summary := parts.ledger.summary()):
             _log.warning("%s", summary)
+        if parts.lane:
+            parts.lane.close()
         if parts.log:
             parts.log.flush()
         if self._own_router:
@@ -184,18 +186,19 @@ class AsyncDispatch(_Base):
         await self.close()
 
 
-def _parts_of(router: PreRouter, log: RouteLog | None) -> Parts:
+def _parts_of(router: PreRouter, log: RouteLog | None, client: Any) -> Parts:
     if any(label.tier is None for label in router.taxonomy.labels):
         step = "give every label of the taxonomy a tier"
         raise ConfigError("labels without a tier cannot be dispatched", where="taxonomy", next_step=step)
-    settings, table = router.settings, router.tiers
+    settings, table, log = router.settings, router.tiers, log or router.log
     return Parts(
         router=router,
         talks=Conversations(table),
         ledger=Ledger(table, asked=lambda: router.classifier.stats.cost_usd),
         budgets=Budgets(settings, table),
         dead=DeadModels(settings.dispatch.dead_model_s),
-        log=log or router.log,
+        log=log,
+        lane=ShadowLane(settings, table, log, client=client) if log else None,
     )
 
 

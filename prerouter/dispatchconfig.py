@@ -14,7 +14,8 @@ from typing import Any, Literal
 from prerouter.errors import ConfigError
 from prerouter.policy import matches
 from prerouter.records import Priority
-from prerouter.settings import Rule, Settings
+from prerouter.sections import Rule
+from prerouter.settings import Settings
 from prerouter.tables import read_table
 
 MAX_DEADLINE_S = 86_400.0

@@ -95,6 +95,9 @@ def _log(settings: Settings, _: str | None) -> Iterator[Check]:
 
     with RouteLog.open(settings=settings) as log:
         rows = log.stats().rows
+        if "://" in log.where:
+            yield Check("log", "ok", f"{log.where}, {rows:,} rows")
+            return
         folder = next(p for p in (Path(log.path), *Path(log.path).parents) if p.exists())
         writable = os.access(folder, os.W_OK)
         found = f"{log.path}, {rows:,} rows" + ("" if writable else ", not writable")

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from prerouter import figures, overlap, report_html
 from prerouter.certify import lower_bound
+from prerouter.champion import model_folder
 from prerouter.costs import PriceBook
 from prerouter.errors import DataError
 from prerouter.examples import Example, read_examples
 from prerouter.figures import Figures, Seen
 from prerouter.local import LocalClassifier
-from prerouter.router import model_folder
 from prerouter.settings import Settings, load_settings
 
 if TYPE_CHECKING:

@@ -55,5 +55,16 @@ def number(kind: Callable[[str], T], fits: Callable[[T], bool], right: str) -> C
     return read
 
 
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def age(value: str) -> float:
+    """The type of a flag that takes an age, such as 30d, 12h or 90m: its seconds."""
+    digits, unit = value[:-1], value[-1:]
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 9 and unit in SECONDS):
+        raise argparse.ArgumentTypeError(f"{value!r} is not an age, such as 30d, 12h or 90m")
+    return float(int(digits) * SECONDS[unit])
+
+
 positive = number(int, lambda n: 1 <= n <= 10**9, "a whole number from 1 to 1,000,000,000")
 share = number(float, lambda x: 0 < x < 1, "a number between 0 and 1")

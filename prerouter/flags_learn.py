@@ -1,11 +1,11 @@
-"""Flags of `prerouter train`, `promote`, `rollback` and `track`."""
+"""Flags of `prerouter train`, `retrain`, `promote`, `rollback` and `track`."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from prerouter.flags import Parser, command, lazy, share
+from prerouter.flags import Parser, age, command, lazy, number, share
 
 
 def _train(commands: Any, shared: Parser) -> None:
@@ -36,6 +36,23 @@ def _how(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--confidence", type=share, metavar="X", help="that both hold (default 0.95)")
     group.add_argument("--recipe", metavar="FILE", help="TOML (default: the workspace's training/default.toml)")
     group.add_argument("--seed", type=int, metavar="N", help="of split and samples (default 0)")
+
+
+_pause = number(float, lambda x: 0.1 <= x <= 10**7, "a number of seconds from 0.1 to 10,000,000")
+
+
+def _retrain(commands: Any, shared: Parser) -> None:
+    example = """  prerouter retrain --dry-run
+  prerouter retrain --since 90d --json
+  prerouter retrain --watch 3600"""
+    about = "Learn from the routing log, and promote the challenger if it is certified and no worse; exit 1 if not."
+    parser = command(commands, shared, "retrain", about, example)
+    parser.add_argument("--since", type=age, metavar="AGE", help="of the log, such as 90d (default: retrain.days, 30)")
+    parser.add_argument("--dry-run", action="store_true", help="train and compare, change nothing")
+    parser.add_argument("--watch", type=_pause, metavar="SECONDS", help="do it again and again, with such pauses")
+    parser.add_argument("--no-track", action="store_true", help="do not log the challenger to MLflow")
+    parser.add_argument("--json", action="store_true", help="print JSON; with --watch one line a round")
+    parser.set_defaults(run=lazy("prerouter.retrainview", "run_retrain"))
 
 
 def _promote(commands: Any, shared: Parser) -> None:
@@ -70,4 +87,4 @@ def _track(commands: Any, shared: Parser) -> None:
     parser.set_defaults(run=lazy("prerouter.track", "run_track"))
 
 
-COMMANDS = (_train, _promote, _rollback, _track)
+COMMANDS = (_train, _retrain, _promote, _rollback, _track)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Protocol
 from prerouter.breaker import Breaker, BreakerState, RateBucket
 from prerouter.cache import AnswerCache
 from prerouter.records import Reason, Request, Usage, Verdict
-from prerouter.settings import ClassifierSettings
+from prerouter.sections import ClassifierSettings
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

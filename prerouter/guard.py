@@ -90,6 +90,13 @@ def distances(embeddings: Floats, centroids: Floats) -> Floats:
     return np.sqrt(np.maximum(squares, 0.0))
 
 
+def nearest(embeddings: Floats, centroids: Floats) -> tuple[NDArray[np.int64], Floats]:
+    """(n_rows,) index of the nearest centroid, and `distances`."""
+    squares = _squared_distances(np.asarray(embeddings, np.float32), centroids)
+    at = squares.argmin(axis=1)
+    return at, np.sqrt(np.maximum(squares[np.arange(len(at)), at], 0.0))
+
+
 def common_words(texts: Sequence[str], *, min_texts: int = MIN_TEXTS) -> frozenset[str]:
     """The lower-case words that occur in at least `min_texts` of `texts`."""
     counts = Counter(word for text in texts for word in set(_WORD.findall(text.lower())))

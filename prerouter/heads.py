@@ -100,7 +100,7 @@ def search(rows: Rows, n_labels: int) -> Search:
         progress.advance(2 * len(rows.truth))
         for strength in STRENGTHS:
             logits, starts = _out_of_fold(rows, folds, n_labels, strength, signals, starts)
-            losses[strength] = _loss(logits, rows.truth)
+            losses[strength] = loss(logits, rows.truth)
             best = logits if losses[strength] == min(losses.values()) else best
             progress.advance(len(rows.truth))
             if min(list(losses.values())[-_PATIENCE:]) > min(losses.values()):
@@ -121,7 +121,7 @@ def logits(head: Head, features: Floats, signals: Floats) -> Floats:
 def _signals_help(rows: Rows, folds: Sequence[Ints], n_labels: int) -> bool:
     """Intents hardly show in a text's shape, difficulty does."""
     found = (_out_of_fold(rows, folds, n_labels, DEFAULT_STRENGTH, use, None)[0] for use in (True, False))
-    with_signals, without = (_loss(logits, rows.truth) for logits in found)
+    with_signals, without = (loss(logits, rows.truth) for logits in found)
     return with_signals <= without
 
 
@@ -191,7 +191,8 @@ def _folds(rows: Rows, n_labels: int) -> list[Ints]:
     return folds if all(len(np.unique(truth)) >= 2 for truth in rest) else []
 
 
-def _loss(logits: Floats, truth: Ints) -> float:
+def loss(logits: Floats, truth: Ints) -> float:
+    """Mean log-loss in nats at the best temperature for these logits."""
     p = certify.softmax(logits / certify.fit_temperature(logits, truth))
     return float(-np.log(np.maximum(p[np.arange(len(truth)), truth], 1e-12)).mean())
 

@@ -1,33 +1,19 @@
-"""One request on its way to a Decision, and the Decision before it is logged."""
+"""A request with its Decision, before it is logged."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from prerouter.policy import Limits
-from prerouter.records import Decision, Reason, Request, Scores, Verdict
+from prerouter.records import Decision, Reason, Request, Verdict
+from prerouter.routecase import Case
 
 if TYPE_CHECKING:
     from prerouter.claude import Asked, Classifier
+    from prerouter.logrecords import RowRef
     from prerouter.routelog import RouteLog
-
-
-@dataclass(slots=True)
-class Case:
-    """One request on its way to a Decision. `seconds` is set where several cases share one wall time."""
-
-    id: str
-    request: Request
-    limits: Limits
-    audit: bool
-    started: float
-    local_only: bool
-    max_wait_s: float | None
-    tags: Mapping[str, object]
-    scores: Scores | None = None
-    seconds: float | None = None
+    from prerouter.settings import Mode
 
 
 class Judge(Protocol):
@@ -39,7 +25,9 @@ class Judge(Protocol):
 
     def _default(self, case: Case, reason: Reason) -> Decision: ...
 
-    def _append(self, log: RouteLog, case: Case, decision: Decision, reply: object = None) -> None: ...
+    def _append(
+        self, log: RouteLog, case: Case, decision: Decision, reply: object = None, how: Mode | None = None
+    ) -> RowRef: ...
 
 
 @dataclass(slots=True)
@@ -88,9 +76,9 @@ class Judged:
         self.decision = self._judge._default(self._case, reason)
         return self.decision
 
-    def log(self, log: RouteLog, decision: Decision, reply: object = None) -> None:
-        """Append the request to `log`, with the Decision that was carried out."""
-        self._judge._append(log, self._case, decision, reply)
+    def log(self, log: RouteLog, decision: Decision, reply: object, how: Mode) -> RowRef:
+        """Append the request to `log`, with its Decision, whether carried out or only made, as the mode says."""
+        return self._judge._append(log, self._case, decision, reply, how)
 
     @property
     def _label_is_enough(self) -> bool:

@@ -27,7 +27,8 @@ from prerouter.labelout import Tally, count, errors_path, write
 from prerouter.labelrun import Plan, ask, closing, in_background, need_key, open_questions
 from prerouter.sdk import check_client, has_key
 from prerouter.sdkbatches import BatchSdk
-from prerouter.settings import LabelSettings, Settings, load_settings
+from prerouter.sections import LabelSettings
+from prerouter.settings import Settings, load_settings
 from prerouter.taxonomy import Taxonomy
 from prerouter.tiers import TierTable
 

@@ -22,7 +22,7 @@ from prerouter.progress import Progress
 from prerouter.purse import Purse
 from prerouter.sdk import has_key
 from prerouter.sdkbatches import BatchSdk
-from prerouter.settings import LabelSettings
+from prerouter.sections import LabelSettings
 
 T = TypeVar("T")
 

@@ -124,8 +124,13 @@ class LocalClassifier:
         for stage in self._stages[1:]:
             if scores.decided:
                 break
-            scores = replace(stage.score(request, strict), features=first.features)
+            scores = replace(stage.score(request, strict), features=first.features, before=scores.by_stage)
         return scores
+
+    def every_stage(self, request: Request, scores: Scores | None = None) -> tuple[Scores, ...]:
+        """What each stage says, also those after one that decides. scores: what is known of it already."""
+        known = scores.by_stage if scores else ()
+        return (*known, *(stage.score(request, False) for stage in self._stages[len(known) :]))
 
     def score_many(self, requests: Sequence[Request], *, strict: bool = False) -> list[Scores]:
         """As `score` for each request, in order; batched."""
@@ -168,7 +173,7 @@ class LocalClassifier:
                 break
             out = list(out)
             for i, scores in zip(left, stage.score_many([requests[i] for i in left], strict), strict=True):
-                out[i] = replace(scores, features=first[i].features)
+                out[i] = replace(scores, features=first[i].features, before=out[i].by_stage)
         return out
 
     def _check_probes(self, kind: type, tolerance: float) -> None:

@@ -1,4 +1,4 @@
-"""The routing log's file: made, opened, checked, migrated; and the key beside it.
+"""The routing log in a file: made, opened, checked, migrated; and the key beside it.
 
 One SQLite file in write-ahead mode (https://www.sqlite.org/wal.html): readers and one writer at a time do not wait for
 each other, in one process or in several. Beside it `NAME.key`, the key of the text hashes.
@@ -6,16 +6,16 @@ each other, in one process or in several. Beside it `NAME.key`, the key of the t
 
 from __future__ import annotations
 
-import hmac
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prerouter.errors import DataError, UpstreamError
-from prerouter.logschema import MIGRATIONS
+from prerouter.logmigrations import SQLITE as MIGRATIONS
+from prerouter.logstore import Db, T
 
 if TYPE_CHECKING:
     import sqlite3
@@ -28,93 +28,178 @@ PATIENT_S = 5.0  # the same for readers and `prune`, which do not try again
 in_use = threading.Lock()
 
 _APPLICATION_ID = 0x50524C47  # "PRLG" in the file's header: another program's database is refused, not filled
+_SIZES = "page_count", "freelist_count", "page_size"
 _STATE = """
     SELECT (SELECT count(*) FROM sqlite_master), application_id, user_version
     FROM pragma_application_id, pragma_user_version
 """
 
 
-def open_for_writing(path: Path, *, durable: bool) -> sqlite3.Connection:
-    """A connection to the log at `path`, made with its folder when missing, migrated when older.
+class FileStore:
+    """The log in an SQLite file; see `logstore.Store`.
 
-    Call with `in_use` held. durable: a commit reaches the disk before it returns (`synchronous=FULL`); else it survives
-    the death of the process, not of the machine. Raises OSError, sqlite3.Error, DataError.
+    durable: a commit reaches the disk before it returns (`synchronous=FULL`); else it survives the death of the
+    process, not of the machine.
     """
-    if not path.exists():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Never opened by us once it exists: closing any descriptor of a file drops the process's locks on it.
-        with suppress(FileExistsError):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
-    db = _connect(path, "mode=rw", BUSY_S)
-    try:
-        db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # holds only in a file without tables, hence first
-        _check(db, path)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-        _migrate(db, path)
-    except BaseException:
-        db.close()
-        raise
-    return db
 
+    def __init__(self, path: Path, *, durable: bool) -> None:
+        self.path, self.where = path, str(path)
+        self._durable = durable
+        self._db: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
+        self._key = b""
 
-@contextmanager
-def existing(path: Path) -> Iterator[sqlite3.Connection | None]:
-    """A connection to the log at `path`, or None where there is no log yet; creates nothing.
+    def write(self, work: Callable[[Db, bytes], T]) -> T:
+        """See `Store`. Raises OSError, sqlite3.Error, DataError, and closes the connection when it does."""
+        with in_use:
+            try:
+                db = self._connected()
+                with _transaction(db):
+                    self._key = self._key or text_key(self.path)
+                    return work(db, self._key)
+            except BaseException:
+                self._close()
+                raise
 
-    Raises DataError for a file that is no routing log or a newer one, UpstreamError for one that cannot be read now.
-    """
-    import sqlite3
+    def disconnect(self) -> None:
+        """See `Store`."""
+        with in_use:
+            self._close()
 
-    with in_use:
-        try:
-            if not path.exists():
+    @contextmanager
+    def reading(self) -> Iterator[Db | None]:
+        """See `Store`. Raises DataError, UpstreamError."""
+        with in_use, self._naming_errors():
+            if not self.path.exists():
                 yield None
                 return
-            with closing(_connect(path, _reading(path), PATIENT_S)) as db:
-                yield db if _check(db, path) else None
+            with closing(self._open_existing()) as db:
+                db.execute("BEGIN")
+                yield db if _check(db, self.path) else None
+
+    @contextmanager
+    def changing(self, *, create: bool = False) -> Iterator[Db | None]:
+        """See `Store`. Raises DataError, UpstreamError."""
+        with in_use, self._naming_errors():
+            if not (create or self.path.exists()):
+                yield None
+                return
+            with closing(self._open(PATIENT_S)) as db, _transaction(db):
+                yield db
+
+    def row_at_a_time(self, db: Db) -> AbstractContextManager[None]:
+        """See `Store`: a statement that fails in SQLite undoes itself alone."""
+        return nullcontext()
+
+    def of_the_store(self, error: Exception) -> bool:
+        """See `Store`."""
+        import sqlite3
+
+        # DatabaseError itself means a damaged file; its subclass DataError, for one, a value that is too large.
+        of_the_file = sqlite3.OperationalError | sqlite3.InternalError
+        return isinstance(error, of_the_file | OSError | DataError) or type(error) is sqlite3.DatabaseError
+
+    def used(self, db: Db) -> int | None:
+        """See `Store`."""
+        pages, free, page = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in _SIZES)
+        return int((pages - free) * page)
+
+    def may_pass(self, error: Exception) -> bool:
+        """See `Store`."""
+        import sqlite3
+
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the detail (https://www.sqlite.org/rescode.html)
+        return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
+
+    def close(self) -> None:
+        """See `Store`: nothing else stays open."""
+
+    def size(self) -> int:
+        """Bytes of the log and its write-ahead file."""
+        n_bytes = 0
+        for file in (self.path, self.path.with_name(self.path.name + "-wal")):
+            with suppress(FileNotFoundError):
+                n_bytes += file.stat().st_size
+        return n_bytes
+
+    def shrink(self) -> bool:
+        """See `Store`."""
+        with in_use, self._naming_errors(), closing(self._open_existing()) as db:
+            before = _free_pages(db)
+            db.executescript("PRAGMA incremental_vacuum(1000)")  # `execute` would stop after the first page
+            left = _free_pages(db)
+            if 0 < left < before:
+                return True
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # while others read it does nothing, and says so
+            return False
+
+    def before_fork(self) -> None:
+        """See `Store`."""
+        self._close()
+
+    def in_child(self) -> None:
+        """See `Store`."""
+
+    def _close(self) -> None:
+        if self._db:
+            self._db.close()
+        self._db = None
+
+    def _connected(self) -> sqlite3.Connection:
+        # A file that was deleted or replaced still takes writes, into nowhere.
+        if self._db and self._file != _identity(self.path):
+            self._close()
+        if self._db is None:
+            self._db = self._open(BUSY_S)
+            self._file, self._key = _identity(self.path), b""
+        return self._db
+
+    def _open(self, busy_s: float) -> sqlite3.Connection:
+        """A connection for writing; the file is made with its folder when missing, migrated when older."""
+        if not self.path.exists():
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Never opened by us once it exists: closing any descriptor of a file drops the process's locks on it.
+            with suppress(FileExistsError):
+                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL, 0o600))
+        db = _connect(self.path, "mode=rw", busy_s)
+        try:
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # holds only in a file without tables, hence first
+            _check(db, self.path)
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
+            _migrate(db, self.path)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _open_existing(self) -> sqlite3.Connection:
+        options = _reading(self.path)
+        db = _connect(self.path, options, PATIENT_S)
+        try:
+            if not 0 < _check(db, self.path) < len(MIGRATIONS):
+                return db
+        except BaseException:
+            db.close()
+            raise
+        db.close()
+        if options != "mode=rw":
+            step = "copy it and its -wal file into a folder that can be written to"
+            raise DataError("an older routing log, which cannot be changed here", file=self.path, next_step=step)
+        return self._open(PATIENT_S)
+
+    @contextmanager
+    def _naming_errors(self) -> Iterator[None]:
+        import sqlite3
+
+        try:
+            yield
         except (OSError, sqlite3.OperationalError) as error:
             what = f"cannot use the routing log: {error}"
             step = "look at its permissions, and at who else holds it"
-            raise UpstreamError(what, where=str(path), next_step=step, cause=error) from error
+            raise UpstreamError(what, where=self.where, next_step=step, cause=error) from error
         except sqlite3.DatabaseError as error:
-            raise _not_a_log(path, str(error)) from error
-
-
-def shrink(db: sqlite3.Connection) -> bool:
-    """Give some free pages back to the file system; False when there is nothing more to be done."""
-    before = _free_pages(db)
-    db.executescript("PRAGMA incremental_vacuum(1000)")  # `execute` would stop after the first page
-    left = _free_pages(db)
-    if 0 < left < before:
-        return True
-    db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # while others read it does nothing, and says so
-    return False
-
-
-def size(path: Path) -> int:
-    """Bytes of the log and its write-ahead file."""
-    n_bytes = 0
-    for file in (path, path.with_name(path.name + "-wal")):
-        with suppress(FileNotFoundError):
-            n_bytes += file.stat().st_size
-    return n_bytes
-
-
-def of_the_file(error: Exception) -> bool:
-    """True when `LogRow.write` failed for the file's sake: a later try can help. Else the row is at fault."""
-    import sqlite3
-
-    # DatabaseError itself means a damaged file; its subclass DataError, for one, a value that is too large.
-    return isinstance(error, sqlite3.OperationalError | sqlite3.InternalError) or type(error) is sqlite3.DatabaseError
-
-
-def may_pass(error: Exception) -> bool:
-    """True when writing failed for another process's lock, which a later try may find gone."""
-    import sqlite3
-
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the detail (https://www.sqlite.org/rescode.html)
-    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
+            raise _not_a_log(self.path, str(error)) from error
 
 
 def text_key(path: Path) -> bytes:
@@ -133,9 +218,18 @@ def text_key(path: Path) -> bytes:
     return key
 
 
-def keyed(key: bytes, digest: bytes) -> str:
-    """`LogRow.text_hash` for the SHA-256 of a text."""
-    return hmac.digest(key, digest, "sha256").hex()[:32]
+@contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN IMMEDIATE")
+    with db:
+        yield
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    with suppress(OSError):
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    return None
 
 
 def _free_pages(db: sqlite3.Connection) -> int:

@@ -1,51 +1,28 @@
-"""The rows of the routing log: the record that writes a row and reads it, the schema, the figures."""
+"""The rows of the routing log: the record that writes a row and reads it."""
 
 from __future__ import annotations
 
-import datetime
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from prerouter.records import Decision, Usage
+from prerouter.logrecords import RowLabel, RowRef, iso
+from prerouter.records import Decision, Scores, Usage
+from prerouter.redact import redact
 
 if TYPE_CHECKING:
-    import sqlite3
-
     import numpy as np
-
-# Entry n takes a file from user_version n to n + 1. Entries are only ever added. `rows` stays narrow, so that counting
-# need not read the features; AUTOINCREMENT, so that a pruned row's number is never given to another.
-MIGRATIONS = (
-    """
-    CREATE TABLE rows (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL,
-        id TEXT NOT NULL, label TEXT NOT NULL, tier TEXT, model TEXT, decided_by TEXT NOT NULL, stage INTEGER,
-        reason TEXT NOT NULL, adjusted_by TEXT NOT NULL, confidence REAL NOT NULL, probabilities TEXT NOT NULL,
-        fallback_label TEXT, rationale TEXT, params TEXT NOT NULL, audit INTEGER NOT NULL, audit_p REAL NOT NULL,
-        model_folder_id TEXT NOT NULL, prompt_id TEXT, text_version INTEGER NOT NULL, seconds REAL NOT NULL,
-        cost_usd REAL NOT NULL,
-        tags TEXT NOT NULL, text_hash TEXT NOT NULL, text TEXT, n_chars INTEGER NOT NULL, signals TEXT NOT NULL,
-        reply_model TEXT, stop_reason TEXT, input_tokens INTEGER, output_tokens INTEGER, cache_read_tokens INTEGER,
-        cache_write_5m_tokens INTEGER, cache_write_1h_tokens INTEGER
-    );
-    CREATE INDEX rows_at ON rows (at);
-    CREATE TABLE features (
-        seq INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL, dtype TEXT NOT NULL, shape TEXT NOT NULL, data BLOB NOT NULL
-    );
-    CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-    INSERT INTO counters VALUES ('dropped', 0);
-    """,
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What the log keeps of a reply: the model that answered, why it stopped, its tokens; the rest from dispatch only.
 
-    cost_usd: of all attempts, without the classifier; baseline_usd: of the same answer at the top tier, US dollars.
-    seconds: until its end; first_byte_s: until its first content. attempts: `dispatchrecords.Attempt` as JSON objects.
+    cost_usd: of all its attempts, in US dollars, without the classifier's. baseline_usd: of the same answer at the top
+    tier. seconds, first_byte_s: from the request to the last and to the first byte. attempts:
+    `dispatchrecords.Attempt` as JSON objects. All of these are None or () where nobody measured them.
     """
 
     model: str | None
@@ -55,11 +32,13 @@ class Reply:
     baseline_usd: float | None = None
     seconds: float | None = None
     first_byte_s: float | None = None
-    attempts: tuple[dict[str, Any], ...] = ()
+    attempts: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     def of(cls, message: object) -> Reply:
         """From an `anthropic.types.Message`, or a mapping with the same keys; what is missing counts as 0 or None."""
+        if isinstance(message, Reply):
+            return message
         usage = _get(message, "usage")
         written = _get(usage, "cache_creation")
         one_hour = _tokens(written, "ephemeral_1h_input_tokens")
@@ -85,9 +64,12 @@ class LogRow:
     at: UTC seconds since 1970, to the microsecond.
     decision: without `rationale` and `params`, which quote the request, unless texts are kept.
     text_hash: 32 hex characters of HMAC-SHA-256 under the log's key over the text's SHA-256; equal texts, equal hashes.
-    text: the rendered text, or None where texts are not kept (the default).
+    text: the rendered text, once it is stored without personal data and keys; None where texts are not kept (default).
     n_chars, signals: as in `records.Request`.
     features, fingerprint: the first stage's features, float16 (float32 where float16 overflows), and their encoder.
+    scores: what each local stage said, first to last, without features; kept on heads rows only, else ().
+    mode: PREROUTER_MODE at that time. labelled_by: the model that gave the label, where the classifier did.
+    labels: what the row got after the fact, oldest first.
     """
 
     at: float
@@ -101,152 +83,190 @@ class LogRow:
     fingerprint: str | None = None
     features: np.ndarray | None = field(default=None, compare=False, repr=False)
     seq: int = 0
+    scores: tuple[Scores, ...] = ()
+    mode: str | None = None
+    labelled_by: str | None = None
+    labels: tuple[RowLabel, ...] = ()
 
-    def write(self, db: sqlite3.Connection, text_hash: str) -> None:
-        """Insert this row. One that cannot be stored raises before anything is inserted; see `logfile.of_the_file`."""
-        values = self._values(text_hash)
-        features = _packed_features(self.features) if self.fingerprint and self.features is not None else None
-        seq = db.execute(_INSERT, values).lastrowid
-        if features:
-            db.execute("INSERT INTO features VALUES (?, ?, ?, ?, ?)", (seq, self.fingerprint, *features))
+    @property
+    def ref(self) -> RowRef:
+        """What refers to this row before it has a number."""
+        return RowRef(self.decision.id, self.at)
+
+    @property
+    def audited(self) -> RowLabel | None:
+        """On a heads row the labeller's label, else None: the row's own where the classifier gave it, or an audit's."""
+        made = self.decision
+        if self.is_own_audit:
+            whose = (self.labelled_by, made.prompt_id, made.confidence)
+            return RowLabel(made.label, "audit", *whose, at=self.at, seq=self.seq, request_id=made.id)
+        found = (label for label in self.labels if label.origin == "audit" and label.label is not None)
+        return next(found, None) if made.audit else None
+
+    @property
+    def is_own_audit(self) -> bool:
+        """True for a heads row whose label is the labeller's already."""
+        return self.decision.audit and self.decision.decided_by in ("llm", "cache")
+
+    def values(self, text_hash: str) -> tuple[Any, ...]:
+        """What `INSERT` takes after the row's number. Raises whatever a value does that no store can hold.
+
+        Personal data and keys are taken out of what quotes a request, see `redact`.
+        """
+        reply, usage = self.reply, self.reply.usage if self.reply else None
+        return (
+            micros(self.at),
+            *(packed(_unquoted(name, getattr(self.decision, name))) for name in _DECISION),
+            packed(self.tags),
+            text_hash,
+            packed(_unquoted("text", self.text)),
+            self.n_chars,
+            packed(self.signals),
+            *(packed(getattr(reply, name, None)) for name in ("model", "stop_reason")),
+            *(getattr(usage, name, None) for name in _USAGE),
+            packed(self.labelled_by),
+            packed(self.mode),
+            packed_scores(self.scores),
+            *(_finite(getattr(reply, name, None)) for name in ("cost_usd", "baseline_usd", "seconds", "first_byte_s")),
+            packed(tuple(map(_told, reply.attempts))) if reply and reply.attempts else None,
+        )
+
+    def feature_values(self) -> tuple[Any, ...] | None:
+        """What `INSERT_FEATURES` takes after the row's number; None for a row without features."""
+        if self.features is None or not self.fingerprint:
+            return None
+        return packed(self.fingerprint), *_packed_features(self.features), self.decision.text_version
 
     @classmethod
     def read(cls, values: tuple[Any, ...]) -> LogRow:
         """The row that a SELECT of `SELECT` gave."""
         row = dict(zip(_SELECTED, values, strict=True))
-        usage = Usage(**{name: row[name] or 0 for name in _USAGE})
         return cls(
             seq=row["seq"],
             at=row["at"] / 1e6,
             decision=_decision(row),
-            tags=json.loads(row["tags"]),
+            tags=_unpacked(row["tags"]),
             text=row["text"],
             n_chars=row["n_chars"],
-            signals=tuple(json.loads(row["signals"])),
+            signals=tuple(_unpacked(row["signals"])),
             text_hash=row["text_hash"],
-            reply=None if row["input_tokens"] is None else Reply(row["reply_model"], row["stop_reason"], usage),
+            reply=None if row["input_tokens"] is None else _reply(row),
             fingerprint=row["fingerprint"],
             features=_unpacked_features(row),
+            scores=unpacked_scores(row["scores"]),
+            mode=row["mode"],
+            labelled_by=row["labelled_by"],
         )
-
-    @staticmethod
-    def delete(
-        db: sqlite3.Connection, after: int, up_to: int, before: float | None, tag: tuple[str, str] | None
-    ) -> int:
-        """Delete, of the rows numbered (after, up_to], those with `at` before `before` and with `tag`; how many."""
-        where = "seq > ? AND seq <= ?"
-        values: list[int | str] = [after, up_to]
-        if before is not None:
-            where, values = f"{where} AND at < ?", [*values, round(before * 1e6)]
-        if tag:
-            has_tag = "EXISTS (SELECT 1 FROM json_each(rows.tags) WHERE key = ? AND value = ?)"
-            where, values = f"{where} AND {has_tag}", [*values, *tag]
-        db.execute("BEGIN IMMEDIATE")
-        with db:
-            db.execute(f"DELETE FROM features WHERE seq IN (SELECT seq FROM rows WHERE {where})", values)
-            return db.execute(f"DELETE FROM rows WHERE {where}", values).rowcount
 
     def to_json(self, *, features: bool = False) -> dict[str, Any]:
         """The row as a flat JSON object: the Decision's keys, then its own; `features` as a list when asked for."""
-        own = {name: getattr(self, name) for name in ("text", "text_hash", "n_chars", "fingerprint")}
+        own = {name: getattr(self, name) for name in _SHOWN}
         out = {"seq": self.seq, "at": iso(self.at)} | self.decision.to_json() | own
         out |= {
             "tags": dict(self.tags),
             "signals": list(self.signals),
             "reply": asdict(self.reply) if self.reply else None,
+            "scores": [_score_values(scores) for scores in self.scores],
+            "labels": [label.to_json() for label in self.labels],
         }
         if features:
             out["features"] = None if self.features is None else self.features.tolist()
         return out
 
-    def _values(self, text_hash: str) -> tuple[Any, ...]:
-        reply, usage = self.reply, self.reply.usage if self.reply else None
-        return (
-            round(self.at * 1e6),
-            *(_packed(getattr(self.decision, name)) for name in _DECISION),
-            _packed(self.tags),
-            text_hash,
-            _packed(self.text),
-            self.n_chars,
-            _packed(self.signals),
-            *(_packed(getattr(reply, name, None)) for name in ("model", "stop_reason")),
-            *(getattr(usage, name, None) for name in _USAGE),
-        )
 
-
-@dataclass(frozen=True, slots=True)
-class LogStats:
-    """Figures of a log.
-
-    dropped: rows that could not be kept, restarts included. bytes: of the file and its write-ahead part.
-    first_at, last_at: UTC seconds since 1970; None when there are no rows. by_decided_by: {decided_by: rows}.
-    audits: rows whose audit coin fell heads. fingerprints: {encoder fingerprint: rows with its features}.
-    """
-
-    rows: int = 0
-    dropped: int = 0
-    bytes: int = 0
-    first_at: float | None = None
-    last_at: float | None = None
-    by_decided_by: Mapping[str, int] = field(default_factory=dict)
-    audits: int = 0
-    fingerprints: Mapping[str, int] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, db: sqlite3.Connection) -> LogStats:
-        """The figures in `db`, at one moment; `bytes` is left 0."""
-        db.execute("BEGIN")
-        rows, audits = db.execute("SELECT count(*), coalesce(sum(audit), 0) FROM rows").fetchone()
-        first, last = db.execute("SELECT (SELECT min(at) FROM rows), (SELECT max(at) FROM rows)").fetchone()
-        return cls(
-            rows=rows,
-            dropped=db.execute("SELECT value FROM counters WHERE name = 'dropped'").fetchone()[0],
-            first_at=first / 1e6 if rows else None,
-            last_at=last / 1e6 if rows else None,
-            by_decided_by=dict(db.execute("SELECT decided_by, count(*) FROM rows GROUP BY 1 ORDER BY 1")),
-            audits=audits,
-            fingerprints=dict(db.execute("SELECT fingerprint, count(*) FROM features GROUP BY 1 ORDER BY 1")),
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """The figures as a JSON object; times in ISO 8601."""
-        times = {name: None if at is None else iso(at) for name, at in self._times()}
-        return {f.name: getattr(self, f.name) for f in fields(self)} | times
-
-    def _times(self) -> tuple[tuple[str, float | None], ...]:
-        return ("first_at", self.first_at), ("last_at", self.last_at)
-
-
-def iso(at: float) -> str:
-    """UTC seconds since 1970 as ISO 8601 with microseconds and Z."""
-    return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+def micros(at: float) -> int:
+    """UTC seconds as the log stores them."""
+    return round(at * 1e6)
 
 
 _DECISION = tuple(f.name for f in fields(Decision))
 _USAGE = tuple(f.name for f in fields(Usage))
-_OWN = ("at", *_DECISION, "tags", "text_hash", "text", "n_chars", "signals", "reply_model", "stop_reason", *_USAGE)
+_SCORES = ("stage", "label", "probabilities", "reason", "risk", "threshold", "distance", "limit")
+_SHOWN = ("text", "text_hash", "n_chars", "fingerprint", "mode", "labelled_by")
+_OWN = (
+    *("at", *_DECISION, "tags", "text_hash", "text", "n_chars", "signals", "reply_model", "stop_reason", *_USAGE),
+    *("labelled_by", "mode", "scores", "reply_usd", "baseline_usd", "reply_seconds", "first_byte_s", "attempts"),
+)
 _SELECTED = ("seq", *_OWN, "fingerprint", "dtype", "shape", "data")
-_INSERT = f"INSERT INTO rows ({', '.join(_OWN)}) VALUES ({', '.join('?' * len(_OWN))})"
-SELECT = f"SELECT {', '.join(_SELECTED)} FROM rows LEFT JOIN features USING (seq)"
+INSERT = f"INSERT INTO rows (seq, {', '.join(_OWN)}) VALUES (?{', ?' * len(_OWN)})"
+INSERT_FEATURES = "INSERT INTO features (seq, fingerprint, dtype, shape, data, text_version) VALUES (?, ?, ?, ?, ?, ?)"
+# `text_version` is in both tables.
+_COLUMNS = ", ".join(f"rows.{name}" if name in ("seq", "text_version") else name for name in _SELECTED)
+SELECT = f"SELECT {_COLUMNS} FROM rows LEFT JOIN features ON features.seq = rows.seq"
 
 
 _json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode  # json.dumps would make an encoder at each call
 
 
-def _packed(value: Any) -> object:
-    """`value` as SQLite takes it: mappings and tuples as JSON, lone surrogates, which UTF-8 cannot hold, as "?"."""
+_decoded = json.JSONDecoder().raw_decode  # half the time of json.loads, which looks for white space around it
+
+
+def _unpacked(text: str) -> Any:
+    return _decoded(text)[0]
+
+
+def packed(value: Any) -> Any:
+    """`value` as a store takes it: mappings and tuples as JSON, lone surrogates, which UTF-8 cannot hold, as "?"."""
     if value is None or isinstance(value, int | float):
-        return value
+        return int(value) if isinstance(value, bool) else value
     if not isinstance(value, str):
         value = _json(value if isinstance(value, tuple) else dict(value))
     return value if value.isascii() else value.encode("utf-8", "replace").decode()
 
 
+def packed_scores(stages: Sequence[Scores]) -> str | None:
+    """What the stages said, as JSON; None when there is nothing."""
+    return packed(tuple(map(_score_values, stages))) if stages else None
+
+
+def unpacked_scores(text: str | None) -> tuple[Scores, ...]:
+    """What `packed_scores` packed."""
+    return tuple(
+        Scores(**(values | {"probabilities": tuple(values["probabilities"])} | _no_null(values)))
+        for values in _unpacked(text or "[]")
+    )
+
+
+def _score_values(scores: Scores) -> dict[str, Any]:
+    found = {name: getattr(scores, name) for name in _SCORES}
+    return {name: _finite(value) if isinstance(value, float) else value for name, value in found.items()}
+
+
+def _no_null(values: Mapping[str, Any]) -> dict[str, float]:
+    return {name: math.nan for name in ("risk", "threshold", "distance", "limit") if values[name] is None}
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is None or math.isfinite(value) else None
+
+
 def _decision(row: dict[str, Any]) -> Decision:
     values = {name: row[name] for name in _DECISION}
-    unpacked = {name: json.loads(values[name]) for name in ("probabilities", "params")}
-    unpacked |= {"adjusted_by": tuple(json.loads(values["adjusted_by"])), "audit": bool(values["audit"])}
+    unpacked = {name: _unpacked(values[name]) for name in ("probabilities", "params")}
+    unpacked |= {"adjusted_by": tuple(_unpacked(values["adjusted_by"])), "audit": bool(values["audit"])}
     return Decision(**(values | unpacked))
+
+
+def _told(attempt: Mapping[str, Any]) -> dict[str, Any]:
+    """An attempt; its error may quote what a server or a proxy said."""
+    return dict(attempt) | ({"error": redact(attempt["error"])} if attempt.get("error") else {})
+
+
+def _unquoted(name: str, value: Any) -> Any:
+    return redact(value) if value and name in ("text", "rationale", "params") else value
+
+
+def _reply(row: dict[str, Any]) -> Reply:
+    return Reply(
+        row["reply_model"],
+        row["stop_reason"],
+        Usage(**{name: row[name] or 0 for name in _USAGE}),
+        row["reply_usd"],
+        row["baseline_usd"],
+        row["reply_seconds"],
+        row["first_byte_s"],
+        tuple(_unpacked(row["attempts"] or "[]")),
+    )
 
 
 def _packed_features(features: np.ndarray) -> tuple[str, str, bytes]:
@@ -263,7 +283,7 @@ def _unpacked_features(row: dict[str, Any]) -> np.ndarray | None:
         return None
     import numpy as np
 
-    return np.frombuffer(row["data"], dtype=row["dtype"]).reshape(json.loads(row["shape"]))
+    return np.frombuffer(row["data"], dtype=row["dtype"]).reshape(_unpacked(row["shape"]))
 
 
 def _get(source: object, name: str) -> object:

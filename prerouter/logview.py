@@ -29,7 +29,7 @@ def run_log(options: argparse.Namespace) -> int:
 
 
 def _path(log: RouteLog, options: argparse.Namespace) -> None:
-    print(json.dumps({"path": str(log.path)}) if options.json else log.path)
+    print(json.dumps({"path": log.where}) if options.json else log.where)
 
 
 def _tail(log: RouteLog, options: argparse.Namespace) -> None:
@@ -55,7 +55,7 @@ def _one_line(row: dict[str, Any]) -> str:
 
 
 def _export(log: RouteLog, options: argparse.Namespace) -> None:
-    own = [f"{log.path}{end}" for end in ("", "-wal", "-shm", ".key")]
+    own = [f"{log.where}{end}" for end in ("", "-wal", "-shm", ".key")]
     with open_output(options.file, sources=own) as out:
         rows = log.export(out)
     if options.json and options.file != "-":

@@ -15,23 +15,22 @@ import queue
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from prerouter import logfile
-from prerouter.logschema import LogRow
-from prerouter.settings import LogSettings
-
-if TYPE_CHECKING:
-    import sqlite3
+from prerouter.logcommit import Commit, Waiting
+from prerouter.logstore import Db, Store
+from prerouter.logtidy import Step, tidy
+from prerouter.rollups import TagValues
+from prerouter.sections import LogSettings
 
 LINGER_S = 0.005  # a commit waits this long for more rows: few commits under load, few wake-ups beside the callers
 BATCH = 512  # rows per commit: other processes, and a fork, wait for milliseconds
 RETRY_S = 0.05, 5.0  # seconds until a failed commit is tried again: at first, and at most
+TIDY_EVERY_S, TIDY_PAUSE_S = 60.0, 0.05  # seconds between two looks at age and size, and between steps of deleting
 WARN_EVERY_S = 60.0  # at most one warning of failed commits in this time, and one until they succeed again
 
-Waiting = tuple[LogRow, bytes]  # a row, and the SHA-256 of its text
 _END = object()
 
 
@@ -41,8 +40,8 @@ class Writer:
     kept: rows committed by this object in this process. dropped: rows dropped whose count is not in the file yet.
     """
 
-    def __init__(self, path: Path, settings: LogSettings) -> None:
-        self.path, self._settings = path, settings
+    def __init__(self, store: Store, settings: LogSettings, clock: Callable[[], float]) -> None:
+        self.store, self._settings, self._clock = store, settings, clock
         self._watched = False
         self.reset()
 
@@ -53,21 +52,23 @@ class Writer:
         self._queue: queue.SimpleQueue[Waiting | threading.Event | object] = queue.SimpleQueue()
         self._hurry = threading.Event()
         self._thread: threading.Thread | None = None
-        self._closing = self._given_up = self._warned = self._warned_of_drops = False
+        self._closing = self._given_up = self._warned = self._warned_of_drops = self._warned_of_size = self._shrinks = (
+            False
+        )
         self._silent_until = 0.0
-        self._db: sqlite3.Connection | None = None
-        self._file: tuple[int, int] | None = None
-        self._key, self._refused = b"", ""
+        self._refused = ""
+        self._tidy_at = 0.0
+        self._tag_values = TagValues()
 
-    def put(self, row: LogRow, digest: bytes) -> None:
-        """Queue a row, or drop and count it when `queue` rows of the settings wait."""
+    def put(self, item: Waiting) -> None:
+        """Queue it, or drop and count it when `queue` rows of the settings wait."""
         if not self._watched:
             _watch(self)
         with self._lock:
             if self._queue.qsize() >= self._settings.queue:
                 self.dropped += 1
                 return
-            self._queue.put((row, digest))
+            self._queue.put(item)
             if self._thread is None:
                 self._start()
 
@@ -101,12 +102,6 @@ class Writer:
             self._hurry.set()
             thread.join(2 * logfile.BUSY_S)
 
-    def disconnect(self) -> None:
-        """Close the connection; the next commit opens another. Call with `logfile.in_use` held."""
-        if self._db:
-            self._db.close()
-        self._db = None
-
     def _start(self) -> None:
         thread = threading.Thread(target=self._run, name="prerouter-log", daemon=True)
         with suppress(RuntimeError):  # no thread to be had now: the rows wait, and the next one tries again
@@ -117,26 +112,51 @@ class Writer:
         ended = False
         while not ended:
             items = self._collect()
-            self._deliver([item for item in items if isinstance(item, tuple)])
+            self._deliver([item for item in items if isinstance(item, Waiting)])
             for item in items:
                 if isinstance(item, threading.Event):
                     item.set()
-            ended = items[-1] is _END
+            ended = bool(items) and items[-1] is _END
+            if not ended and time.monotonic() >= self._tidy_at:
+                self._tidy()
         self._end()
 
     def _end(self) -> None:
         if self.dropped:
             what = "ends with %d rows dropped that the file does not count"
-            _logger().warning(f"routing log %s: {what}", self.path, self.dropped)
-        with logfile.in_use:
-            self.disconnect()
+            _logger().warning(f"routing log %s: {what}", self.store.where, self.dropped)
+        self.store.disconnect()
         with self._lock:
             self._thread, self._closing, self._given_up = None, False, False
             if not self._queue.empty():
                 self._start()
 
+    def _tidy(self) -> None:
+        """One step of keeping the log within its bounds."""
+        done: Step = ""
+        try:
+            done = self.store.write(self._tidied)
+            self._shrinks = done != "" or (self._shrinks and self.store.shrink())
+        except Exception as error:  # it is not this thread's main work; the next step tries again
+            _logger().debug("routing log %s: not tidied: %s", self.store.where, error)
+            self._shrinks = False
+        if done == "too large" and not self._warned_of_size:
+            self._warned_of_size = True
+            what = "holds more than log.max_gb (%g): its oldest rows are being deleted"
+            _logger().warning(f"routing log %s: {what}", self.store.where, self._settings.max_gb)
+        self._tidy_at = time.monotonic() + (TIDY_PAUSE_S if self._shrinks else TIDY_EVERY_S)
+
+    def _tidied(self, db: Db, _: bytes) -> Step:
+        return tidy(db, self._settings, self.store.used(db), self._clock(), self._tag_values)
+
     def _collect(self) -> list[Waiting | threading.Event | object]:
-        items = [self._queue.get()]
+        try:
+            # Without rows a log grows no larger, but older.
+            idle_s = max(0.0, self._tidy_at - time.monotonic())
+            ages = self._settings.keep_days is not None
+            items = [self._queue.get(timeout=idle_s if ages or self._shrinks else None)]
+        except queue.Empty:
+            return []
         if self._queue.qsize() < BATCH:
             self._hurry.wait(LINGER_S)
             self._hurry.clear()
@@ -145,86 +165,62 @@ class Writer:
                 items.append(self._queue.get_nowait())
         return items
 
-    def _deliver(self, rows: list[Waiting]) -> None:
-        """Commit `rows`, trying until it succeeds or there is no use while `close` waits."""
-        delay = RETRY_S[0]
-        while (rows or self.dropped) and not self._given_up:
-            failure = self._committed(rows)
-            if not (failure and rows):
+    def _deliver(self, items: list[Waiting]) -> None:
+        """Commit `items`, trying until it succeeds or there is no use while `close` waits."""
+        delay, work = RETRY_S[0], Commit(items, self._tag_values, self.store.of_the_store)
+        while (items or self.dropped) and not self._given_up:
+            failure = self._failure(work)
+            if not (failure and items):
                 return
             # The first try may have failed for a connection to a file that is gone; the next opens the file anew.
             again = delay > RETRY_S[0]
-            if again and self._closing and not logfile.may_pass(failure):
+            if again and self._closing and not self.store.may_pass(failure):
                 self._given_up = True  # at once for what still waits behind these rows, too
                 break
             self._hurry.wait(delay)  # a flush asks for a try at once
             self._hurry.clear()
             delay = min(2 * delay, RETRY_S[1])
         with self._lock:
-            self.dropped += len(rows)
+            self.dropped += len(items)
 
-    def _committed(self, rows: list[Waiting]) -> Exception | None:
-        """Why `rows` are not in the file; None when they are."""
-        counted = self.dropped
-        with logfile.in_use:
-            try:
-                kept, failure = self._transaction(rows, counted), None
-            except Exception as error:  # whatever it is, this thread must live to count what is lost
-                failure = error
-                self.disconnect()
-        if failure:
-            self._warn(failure)
-            return failure
+    def _failure(self, work: Commit) -> Exception | None:
+        """Why it is not in the store; None when it is."""
+        work.dropped = self.dropped
+        try:
+            done = self._done(work)
+        except Exception as error:  # whatever it is, this thread must live to count what is lost
+            self._warn(error)
+            return error
+        self._refused = done.why or self._refused
         with self._lock:
-            self.kept += kept
-            self.dropped -= counted
-        self._recovered(counted + len(rows) - kept)
+            self.kept += done.kept
+            self.dropped -= done.counted
+        self._recovered(done.counted + done.refused)
         return None
 
-    def _transaction(self, rows: list[Waiting], dropped: int) -> int:
-        db = self._connected()
-        db.execute("BEGIN IMMEDIATE")
-        with db:
-            self._key = self._key or logfile.text_key(self.path)
-            kept = sum(self._write(db, row, digest) for row, digest in rows)
-            dropped += len(rows) - kept
-            if dropped:
-                db.execute("UPDATE counters SET value = value + ? WHERE name = 'dropped'", (dropped,))
-        return kept
-
-    def _write(self, db: sqlite3.Connection, row: LogRow, digest: bytes) -> bool:
+    def _done(self, work: Commit) -> Commit:
         try:
-            row.write(db, logfile.keyed(self._key, digest))
+            return self.store.write(work.run)
         except Exception as error:
-            if logfile.of_the_file(error):
+            if work.alone or self.store.of_the_store(error):
                 raise
-            self._refused = f" ({type(error).__name__}: {error})"
-            return False
-        return True
-
-    def _connected(self) -> sqlite3.Connection:
-        # A file that was deleted or replaced still takes writes, into nowhere.
-        if self._db and self._file != _identity(self.path):
-            self.disconnect()
-        if self._db is None:
-            self._db = logfile.open_for_writing(self.path, durable=self._settings.durable)
-            self._file, self._key = _identity(self.path), b""
-        return self._db
+        work.alone = self.store.row_at_a_time
+        return self.store.write(work.run)
 
     def _warn(self, error: Exception) -> None:
         if not self._warned and time.monotonic() >= self._silent_until:
             self._warned, self._silent_until = True, time.monotonic() + WARN_EVERY_S
             what = "cannot write: %s; rows wait, then are dropped and counted; trying again"
-            _logger().warning(f"routing log %s: {what}", self.path, error)
+            _logger().warning(f"routing log %s: {what}", self.store.where, error)
 
     def _recovered(self, dropped: int) -> None:
         if dropped and not self._warned_of_drops:
             self._warned_of_drops = True
             what = "%d rows were dropped%s; `prerouter log stats` counts them"
-            _logger().warning(f"routing log %s: {what}", self.path, dropped, self._refused)
+            _logger().warning(f"routing log %s: {what}", self.store.where, dropped, self._refused)
         if self._warned:
             self._warned = False
-            _logger().info("routing log %s: writing again", self.path)
+            _logger().info("routing log %s: writing again", self.store.where)
 
 
 # Writers of this process, so that a fork and the interpreter's end find them.
@@ -259,20 +255,14 @@ def _at_exit() -> None:
 def _before_fork() -> None:
     logfile.in_use.acquire()
     for writer in _writers():
-        writer.disconnect()
+        writer.store.before_fork()
 
 
 def _in_child() -> None:
     for writer in _writers():
+        writer.store.in_child()
         writer.reset()
     logfile.in_use.release()
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    with suppress(OSError):
-        found = path.stat()
-        return found.st_dev, found.st_ino
-    return None
 
 
 def _logger() -> logging.Logger:

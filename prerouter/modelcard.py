@@ -36,6 +36,7 @@ def card(model: FolderModel) -> str:
         labels=_labels(training["labels"]),
         fingerprint=training["fingerprint"],
         encoder=training["encoder"],
+        made=_made(training),
         versions=", ".join(f"{name} {version}" for name, version in model.versions.items()),
     )
 
@@ -73,6 +74,14 @@ def _ceiling(found: Mapping[str, Any] | None) -> str:
     )
 
 
+def _made(training: Mapping[str, Any]) -> str:
+    log = training.get("log")
+    if not log:
+        return "`prerouter train`"
+    rows = f"rows {log['first_seq']:,} to {log['last_seq']:,} of the routing log"
+    return f"`prerouter retrain` from model folder {training['parent']} and {rows},"
+
+
 def _labels(counts: Mapping[str, int], shown: int = 12) -> str:
     order = sorted(counts.items(), key=lambda item: -item[1])
     names = ", ".join(f"{name} {n:,}" for name, n in order[:shown])
@@ -104,5 +113,5 @@ Measured on {n:,} {measured_on}, with 95 % intervals.
 Fingerprint {fingerprint}. No request's text is in this folder; `words.txt` lists words of at least three of them, and
 model.json has short hashes of the rows.
 
-Made by `prerouter train` with {versions}.
+Made by {made} with {versions}.
 """

@@ -19,6 +19,7 @@ from prerouter.reading import Reading
 from prerouter.routelog import RouteLog
 from prerouter.router import PreRouter
 from prerouter.settings import Settings
+from prerouter.shadowlane import ShadowLane
 from prerouter.tiers import TierTable
 
 
@@ -26,6 +27,7 @@ from prerouter.tiers import TierTable
 class Parts:
     """What all requests of one Dispatch share. clock: seconds; wall: UTC seconds since 1970.
 
+    lane: compares answers in shadow mode; with a log only.
     rates: by model, the headers of its last response that tell of rate limits.
     odd: warnings that were logged once.
     left: work that a destructor must not do itself; `SimpleQueue.put` is safe there.
@@ -37,6 +39,7 @@ class Parts:
     budgets: Budgets
     dead: DeadModels
     log: RouteLog | None = None
+    lane: ShadowLane | None = None
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     threads: Threads = field(default_factory=Threads)

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from prerouter.errors import ConfigError, InvalidRequest, PreRouterError
 from prerouter.records import Priority
-from prerouter.settings import Rule, Settings
+from prerouter.sections import Rule
+from prerouter.settings import Settings
 from prerouter.tables import did_you_mean, tag_value
 from prerouter.taxonomy import Taxonomy
 from prerouter.tiers import TierTable
@@ -70,6 +71,10 @@ class Policy:
         self._choices = {label.name: self._choice_of(label.tier) for label in taxonomy.labels}
         for rule in settings.rules:
             self._check_rule(rule)
+
+    def match(self, label: str) -> str:
+        """The label of the taxonomy that `label` names, "" where none is."""
+        return self._taxonomy.match(label) or ""
 
     def limits(
         self,

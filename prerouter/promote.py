@@ -9,18 +9,22 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prerouter import links, tracker
+from prerouter.champion import model_folder
 from prerouter.compare import Comparison, comparable, compare
 from prerouter.errors import ConfigError, PreRouterError
 from prerouter.files import expanded, shipped
 from prerouter.links import CHAMPION, PREVIOUS
 from prerouter.local import LocalClassifier
-from prerouter.router import PreRouter, model_folder
+from prerouter.router import PreRouter
 from prerouter.settings import Settings, load_settings
+
+Comparing = Callable[[LocalClassifier, LocalClassifier], Comparison]  # of challenger and champion
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +59,17 @@ def promote(
     against: str | Path | None = None,
     data: str | Path | None = None,
     force: bool = False,
+    comparing: Comparing | None = None,
+    dry_run: bool = False,
     settings: Settings | None = None,
 ) -> Promotion:
     """Make a model folder the champion if its certificate is valid and it is worth no less than the one in use.
 
     source, against: folders or models:/ names; against: None is the champion, else the shipped model where it has the
     same labels. data: labelled requests that neither learnt from; None: labels/heldout.jsonl of the workspace. Without
-    a champion and without data the certificate decides alone. force: neither is asked. A folder outside the
-    workspace's models/ is copied into it.
+    a champion and without data the certificate decides alone. force: neither is asked. comparing: compares challenger
+    and champion in place of `data`. dry_run: say what would be done and do nothing. A folder outside the workspace's
+    models/ is copied into it.
     Raises ConfigError, ModelFolderError, DataError, UpstreamError.
     """
     settings = settings or load_settings()
@@ -74,10 +81,13 @@ def promote(
         return _done(settings, "it is the champion already")
     comparison = None
     if not force:
-        refused, comparison = _judged(challenger, against, data, champion, settings)
+        refused, comparison = _judged(challenger, against, data, champion, settings, comparing)
         if refused:
             return Promotion(False, refused, _id(champion), _id(previous), comparison, tuple(_overlap(comparison)))
     why = _why(challenger, comparison, forced=force)
+    if dry_run:
+        why = f"would be promoted: {why}"
+        return Promotion(False, why, _id(champion), _id(previous), comparison, tuple(_overlap(comparison)))
     _switch(models, _inside(folder, challenger.model_folder_id, models), champion)
     return _done(settings, why, comparison)
 
@@ -129,12 +139,16 @@ def _judged(
     data: str | Path | None,
     champion: Path | None,
     settings: Settings,
+    comparing: Comparing | None,
 ) -> tuple[str | None, Comparison | None]:
     """Why not, or None; and what was compared."""
     made = challenger.certificate
     if not made.valid:
         return f"its certificate is not valid; about {made.needed_rows or 0:,} more labelled requests are needed", None
     reference = _reference(challenger, against, champion, settings)
+    if reference is not None and comparing:
+        found = comparing(challenger, reference)
+        return (None if found.not_worse else _worse(found)), found
     rows = _data(data, settings)
     if reference is None or (rows is None and champion is None and against is None):
         return None, None

@@ -54,7 +54,7 @@ class Prompt:
         """The prompt of the files in `prompts/` for these labels. `ask`: what of `OPTIONAL` the answer shall have."""
         fields = tuple(name for name in OPTIONAL if name in ask)
         system, schema = _system(taxonomy, fields), _schema(taxonomy, fields)
-        forms = (_file("request.md"), _file("context.md"))
+        forms = (prompt_file("request.md"), prompt_file("context.md"))
         content = json.dumps([system, schema, *forms, model.id], ensure_ascii=False, sort_keys=True)
         prompt_id = hashlib.sha256(content.encode()).hexdigest()[:12]
         return cls(taxonomy, model, fields, system, schema, *forms, prompt_id)
@@ -81,7 +81,7 @@ class Prompt:
         fields = message if isinstance(message, dict) else {}
         content = fields.get("content")
         texts = [block.get("text") for block in _dicts(content) if block.get("type") == "text"]
-        usage = _usage(fields.get("usage"))
+        usage = usage_of(fields.get("usage"))
         stop = fields.get("stop_reason")
         if stop == "refusal":  # billed only when it comes after some output
             return self._without_label("classifier_refused", usage, billed=bool(content))
@@ -120,15 +120,16 @@ class Prompt:
         nonce = os.urandom(8).hex()  # what stands between the markers cannot know it, hence not close them
         hint = f"Label of this conversation's last turn: {request.hint}" if request.hint else ""
         told = "\n".join(filter(str.strip, (request.context, hint)))
-        context = _filled(self.context_form, nonce=nonce, context=told) if told else ""
-        return _filled(self.request_form, nonce=nonce, context=context, request=request.text).strip()
+        context = filled(self.context_form, nonce=nonce, context=told) if told else ""
+        return filled(self.request_form, nonce=nonce, context=context, request=request.text).strip()
 
 
-def _file(name: str) -> str:
+def prompt_file(name: str) -> str:
+    """One of the texts in `prompts/`."""
     return (Path(__file__).parent / "prompts" / name).read_text("utf-8")
 
 
-def _filled(form: str, **values: str) -> str:
+def filled(form: str, **values: str) -> str:
     """`form` with each {name} replaced once, in one pass: a value that contains "{request}" stays as it is."""
     parts = form.split("{")
     filled = (values[name] + rest for name, rest in (part.split("}", 1) for part in parts[1:]))
@@ -137,8 +138,8 @@ def _filled(form: str, **values: str) -> str:
 
 def _system(taxonomy: Taxonomy, ask: tuple[str, ...]) -> str:
     unasked = tuple(f"- {name}:" for name in OPTIONAL if name not in ask)
-    form = "\n".join(line for line in _file("classify.md").splitlines() if not line.startswith(unasked))
-    text = _filled(form, labels=_labels(taxonomy), torn=_torn(taxonomy))
+    form = "\n".join(line for line in prompt_file("classify.md").splitlines() if not line.startswith(unasked))
+    text = filled(form, labels=_labels(taxonomy), torn=_torn(taxonomy))
     return text.replace("\n\n\n\n", "\n\n").strip()
 
 
@@ -173,7 +174,7 @@ def _examples(labels: tuple[Label, ...]) -> dict[str, list[str]]:
 
 def _schema(taxonomy: Taxonomy, ask: tuple[str, ...]) -> dict[str, Any]:
     """The schema of `answer.json` with the labels in place and without the fields that are not asked for."""
-    schema = json.loads(_file("answer.json"))
+    schema = json.loads(prompt_file("answer.json"))
     schema["required"] = ["label", "confidence", *ask]
     schema["properties"] = {name: schema["properties"][name] for name in schema["required"]}
     for name in {"label", "fallback_label"} & set(schema["required"]):
@@ -213,8 +214,11 @@ def _params(value: object) -> dict[str, str] | None:
     return dict(read) if len(read) == len(value) else None
 
 
-def _usage(value: object) -> Usage:
-    """Tokens as billed. Optional fields may be null or missing; an undivided cache write is a 5-minute one."""
+def usage_of(value: object) -> Usage:
+    """Tokens as billed, from a response's `usage`.
+
+    Optional fields may be null or missing; an undivided cache write is a 5-minute one.
+    """
     fields = value if isinstance(value, dict) else {}
     split = fields.get("cache_creation")
     written = (

@@ -63,6 +63,7 @@ class Scores:
     risk, threshold: the gate's score of this request and the largest that it lets pass (same unit; lower is surer).
     distance, limit: the guard's distance to the training data and the largest that it lets pass.
     features: (n_features,) float32 of the first stage, for the log.
+    before: what the earlier stages said, which abstained.
     """
 
     label: str
@@ -74,6 +75,12 @@ class Scores:
     distance: float
     limit: float
     features: np.ndarray | None = field(default=None, compare=False, repr=False)
+    before: tuple[Scores, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def by_stage(self) -> tuple[Scores, ...]:
+        """What each stage said that was asked, first to last."""
+        return (*self.before, self)
 
     @property
     def decided(self) -> bool:

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 from prerouter import modelfolder, tracker
@@ -19,15 +20,17 @@ from prerouter.files import write_whole
 from prerouter.settings import Settings
 
 SCHEME = "models:/"
+ASK_S = 5.0  # seconds that a server has to say which version an alias means
+SELDOM_S = 300.0  # seconds between two looks at a store that only MLflow itself, in seconds of CPU, can read
 _SOURCE = re.compile(r"models:/([^/@\s]+)(?:@([\w-]+)|/(\d+))")
 
 
-def fetch(source: str, settings: Settings) -> Path:
+def fetch(source: str, settings: Settings, *, last_known: bool = True) -> Path:
     """The folder of a registered model, in the cache under the state folder, which knows folders by their id.
 
-    When the registry cannot be asked, what `source` meant last time is used, with a warning in the log: a service must
-    be able to start. Raises ConfigError for another form or an unknown model, ModelFolderError for a damaged download,
-    UpstreamError, MissingExtraError.
+    last_known: when the registry cannot be asked, what `source` meant last time is used, with a warning in the log: a
+    service must be able to start. Raises ConfigError for another form or an unknown model, ModelFolderError for a
+    damaged download, UpstreamError, MissingExtraError.
     """
     match = _SOURCE.fullmatch(source)
     if match is None:
@@ -43,9 +46,61 @@ def fetch(source: str, settings: Settings) -> Path:
             # What the cache had may have been damaged there, and is gone now; what was just downloaded stays refused.
             folder = _fetched(match.groups(), settings)
     except UpstreamError as error:
+        if not last_known:
+            raise
         return _last_known(source, settings, error)
     _remember(source, settings, folder.name)
     return folder
+
+
+def mark(source: str, settings: Settings) -> str | None:
+    """What changes when `source` may mean another version; None when it cannot be told now. Cheap: no MLflow.
+
+    A server is asked for the alias, over MLflow's REST API (mlflow.org/docs/latest/api_reference/rest-api.html, "Get
+    Model Version by Alias"). A SQLite file is known by its size and time, any other store changes with time alone.
+    """
+    match = _SOURCE.fullmatch(source)
+    if match is None or match[3]:
+        return source  # a version never means another model
+    place = os.environ.get("MLFLOW_REGISTRY_URI") or tracker.store(settings)
+    if place.startswith(("http://", "https://")):
+        return _version(place, match[1], match[2])
+    if place.startswith("sqlite:///"):
+        files = (f"{place.removeprefix('sqlite:///')}{end}" for end in ("", "-wal"))
+        stats = [os.stat(name) for name in files if os.path.exists(name)]
+        return " ".join(f"{found.st_size}:{found.st_mtime_ns}" for found in stats) or None
+    return str(int(time.time() // SELDOM_S))
+
+
+def _version(place: str, name: str, alias: str) -> str | None:
+    from urllib.error import URLError
+    from urllib.parse import urlencode, urlsplit, urlunsplit
+    from urllib.request import Request, urlopen
+
+    parts = urlsplit(place)
+    host = parts.netloc.rpartition("@")[2]
+    path = f"{parts.path.rstrip('/')}/api/2.0/mlflow/registered-models/alias"
+    url = urlunsplit((parts.scheme, host, path, urlencode({"name": name, "alias": alias}), ""))
+    headers = _authorization(parts.username, parts.password)
+    try:
+        with urlopen(Request(url, headers=headers), timeout=ASK_S) as answer:
+            return str(json.load(answer)["model_version"]["version"])
+    except (URLError, OSError, ValueError, KeyError, TypeError):
+        return None  # down, or no such alias now: what is served goes on
+
+
+def _authorization(username: str | None, password: str | None) -> dict[str, str]:
+    """As MLflow's own client: a token, or user and password from the environment or the URL."""
+    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        return {"Authorization": f"Bearer {token}"}
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME") or username
+    if not user:
+        return {}
+    from base64 import b64encode
+    from urllib.parse import unquote
+
+    secret = os.environ.get("MLFLOW_TRACKING_PASSWORD") or unquote(password or "")
+    return {"Authorization": "Basic " + b64encode(f"{unquote(user)}:{secret}".encode()).decode()}
 
 
 def _fetched(wanted: tuple[str | None, ...], settings: Settings) -> Path:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prerouter import sweep
+from prerouter import page, sweep
 from prerouter.certify import Scored, lower_bound, upper_bound
 from prerouter.figures import LEVEL, N_BINS, SHARES, Figures, Seen
-from prerouter.files import open_output
 from prerouter.local import LocalClassifier
 from prerouter.modelfolder import Certificate
 from prerouter.records import Request
@@ -54,10 +52,7 @@ def write(
         _labels(figures),
         _stages(figures),
     ]
-    page = Template(Path(__file__).with_name("report.html").read_text("utf-8"))
-    title = f"prerouter evaluate: {local.model_folder_id}"
-    with open_output(str(path), sources=sources) as out:
-        out.write(page.substitute(title=escape(title), body="\n".join(sections)))
+    page.write(path, f"prerouter evaluate: {local.model_folder_id}", sections, sources=sources)
 
 
 def _head(local: LocalClassifier, figures: Figures, sources: Sequence[str]) -> str:
@@ -95,15 +90,15 @@ def _shares(f: Figures) -> str:
     note = (
         "Disagreement, under- and over-routing are shares of local decisions; joint ones, coverage and accuracy of all"
     )
-    return f"<h2>Figures</h2>\n<p>{note}.</p>\n" + _table(("figure", "estimate", f"{LEVEL:.0%} interval"), cells)
+    return f"<h2>Figures</h2>\n<p>{note}.</p>\n" + page.table(("figure", "estimate", f"{LEVEL:.0%} interval"), cells)
 
 
 def _charts(local: LocalClassifier, figures: Figures, seen: Seen, rows: Scored) -> Iterator[str]:
     yield '<h2>Charts</h2>\n<div class="charts">'
-    yield _figure(_risk_coverage(local, rows), "Risk and coverage", _RISK_NOTE)
-    yield _figure(_reliability(seen), "Reliability", _RELIABILITY_NOTE)
+    yield page.figure(_risk_coverage(local, rows), "Risk and coverage", _RISK_NOTE)
+    yield page.figure(_reliability(seen), "Reliability", _RELIABILITY_NOTE)
     if figures.cost:
-        yield _figure(_plane(figures), "Cost and quality", _PLANE_NOTE)
+        yield page.figure(_plane(figures), "Cost and quality", _PLANE_NOTE)
     yield "</div>"
 
 
@@ -118,10 +113,6 @@ _RELIABILITY_NOTE = (
 _PLANE_NOTE = (
     "Each policy: US dollars per 1,000 requests, and the share sent to at least the tier that its label needs."
 )
-
-
-def _figure(chart: Chart, title: str, note: str) -> str:
-    return f"<figure>{chart.to_svg(title)}<figcaption><strong>{title}.</strong> {note}</figcaption></figure>"
 
 
 def _risk_coverage(local: LocalClassifier, rows: Scored) -> Chart:
@@ -179,7 +170,7 @@ def _gates(local: LocalClassifier, rows: Scored) -> str:
         f"certificate's {local.certificate.confidence:.0%}. To look at, not to choose by: a gate picked because it "
         "looks best here is worse than it looks."
     )
-    return f"<h2>Gates</h2>\n<p>{note}</p>\n" + _rows(header, body)
+    return f"<h2>Gates</h2>\n<p>{note}</p>\n" + page.rows(header, body)
 
 
 def _gate_cells(local: LocalClassifier, point: sweep.GatePoint, name: str) -> list[str]:
@@ -206,7 +197,7 @@ def _costs(f: Figures, assumptions: str) -> str:
         f"Assumed: {escape(assumptions)}."
     )
     header = ("policy", "USD per 1,000", f"{LEVEL:.0%} interval", "tier is enough")
-    return f"<h2>Cost of every policy</h2>\n<p>{note}</p>\n" + _table(header, cells)
+    return f"<h2>Cost of every policy</h2>\n<p>{note}</p>\n" + page.table(header, cells)
 
 
 def _confusion(local: LocalClassifier, seen: Seen) -> str:
@@ -236,19 +227,19 @@ def _pairs(names: Sequence[str], counts: NDArray[np.int64]) -> str:
     cells = [
         (names[a], names[b], f"{off[a, b]:,}", f"{off[a, b] / counts[a].sum():.1%}") for a, b in pairs if off[a, b]
     ]
-    return _table(("label", "taken for", "rows", "of the label's"), cells)
+    return page.table(("label", "taken for", "rows", "of the label's"), cells)
 
 
 def _labels(f: Figures) -> str:
     keys = ("n", "precision", "recall", "coverage", "disagreement", "under_routing")
     cells = [(name, *(_cell(row[key]) for key in keys)) for name, row in f.per_label.items()]
-    return "<h2>Labels</h2>\n" + _table(("label", *(key.replace("_", " ") for key in keys)), cells)
+    return "<h2>Labels</h2>\n" + page.table(("label", *(key.replace("_", " ") for key in keys)), cells)
 
 
 def _stages(f: Figures) -> str:
     keys = ("n", "coverage", "disagreement", "under_routing")
     cells = [(f"stage {row['stage']}", *(_cell(row[key]) for key in keys)) for row in f.by_stage]
-    return "<h2>Stages</h2>\n" + _table(("", "decided", "of all", "disagreement", "under-routing"), cells)
+    return "<h2>Stages</h2>\n" + page.table(("", "decided", "of all", "disagreement", "under-routing"), cells)
 
 
 def _cell(value: Any) -> str:
@@ -263,18 +254,3 @@ def _between(interval: tuple[float, float] | None) -> str:
 
 def _dollars(interval: tuple[float, float] | None) -> str:
     return f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else "-"
-
-
-def _table(header: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
-    """A table of plain texts."""
-    return _rows(header, [([escape(cell) for cell in row], "") for row in cells])
-
-
-def _rows(header: Sequence[str], rows: Iterable[tuple[Sequence[str], str]]) -> str:
-    """A table of HTML cells, each row with its CSS class."""
-    titles = "".join(f"<th>{escape(title)}</th>" for title in header)
-    lines = (
-        f"<tr{f' class={css}' if css else ''}>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>"
-        for row, css in rows
-    )
-    return f'<div class="wide"><table><tr>{titles}</tr>\n' + "\n".join(lines) + "\n</table></div>"

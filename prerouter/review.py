@@ -10,26 +10,38 @@ from pathlib import Path
 from prerouter.errors import ConfigError
 from prerouter.files import expanded
 from prerouter.labelreport import taxonomy_named
+from prerouter.reviewlog import reviewable
 from prerouter.reviewserver import ReviewServer, result
 from prerouter.reviewset import Choice, Review
+from prerouter.settings import load_settings
+from prerouter.taxonomy import Taxonomy
 
 
 def run_review(options: argparse.Namespace) -> int:
     """Exit code of `prerouter review`: 0 when it was finished in the page; Ctrl-C keeps what was answered."""
+    if bool(options.file) == options.log or (options.log and options.output):
+        raise ConfigError("name a file, or --log alone", where="review", next_step="prerouter review --help")
+    taxonomy = taxonomy_named(options.taxonomy)
+    if options.log:
+        with reviewable(load_settings(), taxonomy) as (file, output):
+            return _reviewed(file, output, taxonomy, options)
     if options.file == "-":
         raise ConfigError("a review needs a file", where="review", next_step="save the rows and name the file")
     file = expanded(options.file)
     output = expanded(options.output) if options.output else file.with_name(f"{file.stem}.reviewed.jsonl")
     if output.resolve() == file.resolve():
         raise ConfigError("the output would overwrite what is read", where=str(file), next_step="name another file")
-    choice = Choice(options.sample, options.doubtful, options.seed)
-    with Review(file, output, taxonomy_named(options.taxonomy), choice) as review:
+    return _reviewed(file, output, taxonomy, options)
+
+
+def _reviewed(file: Path, output: Path, taxonomy: Taxonomy, options: argparse.Namespace) -> int:
+    with Review(file, output, taxonomy, Choice(options.sample, options.doubtful, options.seed)) as review:
         try:
             with _server(review, file.name, options.port) as server:
                 _invite(server.url, options.open)
                 server.serve_forever(poll_interval=0.1)
         finally:
-            _told(review, output, options.json)
+            _told(review, None if options.log else output, options.json)
     return 0
 
 
@@ -50,9 +62,10 @@ def _invite(url: str, open_it: bool) -> None:
         webbrowser.open(url)
 
 
-def _told(review: Review, output: Path, as_json: bool) -> None:
+def _told(review: Review, output: Path | None, as_json: bool) -> None:
+    """output: None where the labels go to the log."""
     standing = review.standing()
     if as_json:
-        print(json.dumps(standing.to_json() | {"file": str(output)}, ensure_ascii=False))
-    kept = f" They are in {output}." if standing.done + standing.others else ""
+        print(json.dumps(standing.to_json() | {"file": str(output) if output else None}, ensure_ascii=False))
+    kept = f" They are in {output or 'the log'}." if standing.done + standing.others else ""
     print(f"prerouter: {result(standing)}{kept}", file=sys.stderr)

@@ -7,63 +7,86 @@ was appended is either kept or counted as dropped.
 from __future__ import annotations
 
 import hashlib
-import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
-from prerouter import logfile, logwriter
+from prerouter import logtables, logwriter, rollups
 from prerouter.errors import ConfigError
 from prerouter.files import expanded
-from prerouter.logschema import SELECT, LogRow, LogStats, Reply
-from prerouter.records import Decision, Request
-from prerouter.settings import LogSettings, Settings, load_settings
+from prerouter.logcommit import Later, NewRow, Row
+from prerouter.logfile import FileStore
+from prerouter.logreader import LogReader
+from prerouter.logrecords import Origin, RowLabel, RowRef, State
+from prerouter.logschema import LogRow, Reply
+from prerouter.logstore import Db, Store
+from prerouter.logtables import LogStats
+from prerouter.records import Decision, Request, Scores
+from prerouter.rollups import AuditCount, Latency, Rollup
+from prerouter.sections import LogSettings
+from prerouter.settings import Mode, Settings, load_settings
 from prerouter.tables import tag_value
 
 if TYPE_CHECKING:
-    import sqlite3
-
     import numpy as np
 
-__all__ = ["LogRow", "LogStats", "Reply", "RouteLog"]
+__all__ = [
+    "AuditCount",
+    "Latency",
+    "LogRow",
+    "LogStats",
+    "Origin",
+    "Reply",
+    "Rollup",
+    "RouteLog",
+    "RowLabel",
+    "RowRef",
+    "State",
+]
 
-PAGE = 500  # rows read at a time: bounded memory, and no reader that keeps the write-ahead file growing
 PRUNED_AT_ONCE = 5_000  # row numbers per transaction that deletes
 
 
-class RouteLog:
-    """A routing log on SQLite. Thread-safe and safe after fork; several processes may use one file.
+class RouteLog(LogReader):
+    """A routing log. Thread-safe and safe after fork; several processes may use one.
 
-    `open` touches no file: the first `append` starts the writer thread, which makes the file. What is appended is
+    `open` touches no file: the first `append` starts the writer thread, which makes the log. What is appended is
     written within milliseconds; `close`, or the interpreter's exit, writes the rest. A process that ends by
     `os._exit`, as multiprocessing's forked workers do, must call `flush` itself.
     """
 
-    def __init__(self, path: Path, settings: LogSettings, *, clock: Callable[[], float] = time.time) -> None:
-        self.path = path
+    def __init__(self, store: Store, settings: LogSettings, *, clock: Callable[[], float] = time.time) -> None:
         self._keep_text, self._clock = settings.text, clock
-        self._writer = logwriter.Writer(path, settings)
+        super().__init__(store, logwriter.Writer(store, settings, clock))
 
     @classmethod
     def open(
         cls, url: str | Path | None = None, *, settings: Settings | None = None, clock: Callable[[], float] = time.time
     ) -> RouteLog:
-        """At `url`, a path or `sqlite:///PATH`; None: `log.path` of the settings, else routes.db of the state folder.
+        """At `url`: a path, sqlite:///PATH or postgresql://USER@HOST/DATABASE.
+
+        None: `log.path` of the settings, else routes.db of the state folder.
 
         clock: UTC seconds since 1970. Raises ConfigError for another kind of URL.
         """
         settings = settings or load_settings()
-        if url is not None:
-            path = _path(url)
-        elif settings.log.path:
-            path = settings.resolve(str(_path(settings.log.path)))
-        else:
-            path = settings.state_dir / "routes.db"
-        return cls(path.absolute(), settings.log, clock=clock)
+        return cls(_store(url, settings), settings.log, clock=clock)
+
+    @property
+    def where(self) -> str:
+        """Where it is, for people."""
+        return self._store.where
+
+    @property
+    def path(self) -> Path:
+        """The file. Raises ConfigError for a log in a database."""
+        if isinstance(self._store, FileStore):
+            return self._store.path
+        raise ConfigError("the routing log is no file", where=self.where, next_step="use `where`")
 
     def append(
         self,
@@ -75,20 +98,23 @@ class RouteLog:
         features: np.ndarray | None = None,
         fingerprint: str | None = None,
         rendered: Request | None = None,
-    ) -> None:
+        scores: Scores | None = None,
+        mode: Mode | None = None,
+        labelled_by: str | None = None,
+    ) -> RowRef:
         """Hand a row to the writer thread; returns at once, and raises nothing for the state of disk or file.
 
-        request: as `text.render` made it; a body, when `rendered` is missing, is rendered here. reply: a Message or
-        a mapping like one. features: (n_features,) float; kept only with the fingerprint of their encoder.
-        A row that finds `log.queue` rows waiting is dropped and counted.
-        Raises InvalidRequest for a body that is none.
+        request: as `text.render` made it; a body, when `rendered` is missing, is rendered here. reply: a `Reply`, a
+        Message, or a mapping like one. features: (n_features,) float; kept only with the fingerprint of their encoder;
+        None: those of `scores`. scores: what local said, kept on heads rows. labelled_by: the model that gave the
+        label. A row that finds `log.queue` rows waiting is dropped and counted. Raises InvalidRequest for a body that
+        is none.
         """
         made = rendered or (request if isinstance(request, Request) else _render(request, decision.text_version))
-        if not self._keep_text and (decision.rationale is not None or decision.params):
-            decision = replace(decision, rationale=None, params={})
+        features = scores.features if features is None and scores else features
         row = LogRow(
-            at=self._clock(),
-            decision=decision,
+            at=round(self._clock(), 6),
+            decision=decision if self._keep_text else _wordless(decision),
             tags={str(key): tag_value(value) for key, value in tags.items()} if tags else {},
             text=made.text if self._keep_text else None,
             n_chars=made.n_chars,
@@ -96,9 +122,23 @@ class RouteLog:
             reply=reply if reply is None or isinstance(reply, Reply) else Reply.of(reply),
             fingerprint=fingerprint,
             features=None if features is None else features.copy(),
+            scores=scores.by_stage if scores and decision.audit else (),
+            mode=mode,
+            labelled_by=labelled_by,
         )
-        # The text ends here as a hash: what waits in the queue stays small however long the disk is away.
-        self._writer.put(row, hashlib.sha256(made.text.encode("utf-8", "replace")).digest())
+        self._writer.put(NewRow(row, _digest(made.text)))
+        return row.ref
+
+    def add_label(self, row: Row, label: RowLabel) -> None:
+        """Hand a label of a row to the writer thread; as `append`, after what was appended before.
+
+        row: what `append` returned, a row's number, or a request id: of several rows the newest.
+        """
+        self._writer.put(Later(row, label, self._clock()))
+
+    def add_scores(self, row: Row, scores: Sequence[Scores]) -> None:
+        """Hand what every local stage says of a heads row to the writer thread; it takes the place of `row.scores`."""
+        self._writer.put(Later(row, tuple(scores), self._clock()))
 
     def flush(self, timeout_s: float = 5) -> int:
         """Wait until all that was appended is kept or dropped, or `timeout_s` seconds; the rows durable so far.
@@ -114,6 +154,7 @@ class RouteLog:
         A later `append` opens the log again.
         """
         self._writer.close(timeout_s)
+        self._store.close()
 
     def __enter__(self) -> RouteLog:
         return self
@@ -121,93 +162,75 @@ class RouteLog:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def tail(self, n: int = 10) -> list[LogRow]:
-        """The last `n` rows, oldest first; this and the other readers see all rows that this object could write.
+    def set_state(self, key: str, value: Any, *, if_version: int | None = None) -> int | None:
+        """Set a value that all processes see, at once; its new version.
 
-        Raises DataError for a file that is no routing log, or a newer one; UpstreamError when it cannot be read now.
+        value: JSON, NaN excluded. if_version: set it only while this is its version, 0 while there is none; else None
+        is returned. Makes the log where there is none. Raises ValueError or TypeError for what is no JSON.
         """
-        self.flush(1)
-        return self._select("ORDER BY seq DESC LIMIT ?", max(0, n))[::-1]
-
-    def follow(self, after: int | None = None, *, poll_s: float = 0.25) -> Iterator[LogRow]:
-        """Every row after the one numbered `after` (None: after the newest there is), for ever, as it is written.
-
-        poll_s: seconds between two looks. Raises as `tail`.
-        """
-        last = self._newest() if after is None else after
-        return self._following(last, poll_s)
-
-    def export(self, out: TextIO, *, features: bool = False) -> int:
-        """Write all rows to `out` as JSON lines, oldest first, in bounded memory; the number of rows.
-
-        features: include them, as lists. Raises as `tail`.
-        """
-        self.flush(1)
-        newest, written, last = self._newest(), 0, 0
-        while rows := self._select("WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?", last, newest, PAGE):
-            out.writelines(json.dumps(row.to_json(features=features), ensure_ascii=False) + "\n" for row in rows)
-            written, last = written + len(rows), rows[-1].seq
-        return written
+        packed = logtables.json_value(value)
+        with self._changing(create=True) as db:
+            return logtables.write_state(db, key, packed, self._clock(), if_version) if db else None
 
     def stats(self) -> LogStats:
-        """Figures of the whole file, other processes' rows included. Raises as `tail`."""
-        self.flush(1)
-        with self._existing() as db:
+        """Figures of the whole log, other processes' rows included."""
+        with self._reading() as db:
             stats = LogStats.read(db) if db else LogStats()
-        return replace(stats, dropped=stats.dropped + self._writer.dropped, bytes=logfile.size(self.path))
+        return replace(stats, dropped=stats.dropped + self._writer.dropped, bytes=self._store.size())
 
     def prune(self, older_than_s: float | None = None, tag: tuple[str, str] | None = None) -> int:
         """Delete the rows older than so many seconds, or with this tag (key, value), or both; how many it were.
 
-        The space goes back to the file system. Raises ConfigError when neither is given, else as `tail`.
+        What they got after the fact goes with them, and with `tag` what the roll-ups say of it. The space goes back to
+        the file system. Raises ConfigError when neither is given.
         """
         if older_than_s is None and tag is None:
             step = "give older_than_s, tag or both"
             raise ConfigError("nothing says which rows to delete", where="prune", next_step=step)
-        self.flush(1)
         before = None if older_than_s is None else self._clock() - older_than_s
         deleted = 0
         for after in range(0, self._newest(), PRUNED_AT_ONCE):
-            with self._existing() as db:
-                deleted += LogRow.delete(db, after, after + PRUNED_AT_ONCE, before, tag) if db else 0
-        while self._shrink():
+            with self._changing() as db:
+                deleted += logtables.delete(db, after, after + PRUNED_AT_ONCE, before, tag) if db else 0
+        with self._changing() as db:
+            if db and tag:
+                rollups.forget(db, tag, before)
+            elif db and before is not None:
+                logtables.delete_strays(db, before)
+        while deleted and self._store.shrink():
             pass
         return deleted
 
-    def _shrink(self) -> bool:
-        with self._existing() as db:
-            return logfile.shrink(db) if db else False
-
-    def _following(self, last: int, poll_s: float) -> Iterator[LogRow]:
-        while True:
-            rows = self._select("WHERE seq > ? ORDER BY seq LIMIT ?", last, PAGE)
-            yield from rows
-            if rows:
-                last = rows[-1].seq
-            else:
-                time.sleep(poll_s)
-
-    def _newest(self) -> int:
-        with self._existing() as db:
-            return db.execute("SELECT coalesce(max(seq), 0) FROM rows").fetchone()[0] if db else 0
-
-    def _select(self, how: str, *values: int) -> list[LogRow]:
-        with self._existing() as db:
-            return [LogRow.read(values) for values in db.execute(f"{SELECT} {how}", values)] if db else []
-
-    def _existing(self) -> AbstractContextManager[sqlite3.Connection | None]:
+    def _changing(self, *, create: bool = False) -> AbstractContextManager[Db | None]:
         logwriter.hook()
-        return logfile.existing(self.path)
+        return self._store.changing(create=create)
 
 
-def _path(url: str | Path) -> Path:
-    scheme, separator, rest = str(url).partition("://")
-    if not separator:
-        return expanded(url)
-    if scheme != "sqlite" or not rest.startswith("/") or rest == "/":
-        step = "this version keeps the log in SQLite: give a path, or sqlite:///PATH"
+def _store(url: str | Path | None, settings: Settings) -> Store:
+    named = url or settings.log.path
+    if named is None:
+        return FileStore((settings.state_dir / "routes.db").absolute(), durable=settings.log.durable)
+    scheme, separator, rest = str(named).partition("://")
+    if separator and scheme in ("postgresql", "postgres"):
+        from prerouter.postgres import PostgresStore
+
+        return PostgresStore(str(named))
+    if separator and (scheme != "sqlite" or not rest.startswith("/") or rest == "/"):
+        step = "give a path, sqlite:///PATH or postgresql://USER@HOST/DATABASE"
         raise ConfigError(f"no routing log at such a URL: {scheme}://", where="log.path", next_step=step)
-    return Path(rest[1:])
+    path = Path(rest[1:]) if separator else expanded(str(named))
+    return FileStore((path if url else settings.resolve(str(path))).absolute(), durable=settings.log.durable)
+
+
+def _wordless(decision: Decision) -> Decision:
+    """Without what the classifier wrote about the request."""
+    told = decision.rationale is not None or decision.params
+    return replace(decision, rationale=None, params={}) if told else decision
+
+
+def _digest(text: str) -> bytes:
+    """What waits in the queue instead of the text, so that it stays small however long the disk is away."""
+    return hashlib.sha256(text.encode("utf-8", "replace")).digest()
 
 
 def _render(body: str | Mapping[str, Any], version: int) -> Request:

@@ -3,48 +3,33 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from prerouter import text
-from prerouter.errors import ConfigError, InvalidRequest
-from prerouter.files import shipped
-from prerouter.judged import Case, Judged
-from prerouter.policy import Choice, Policy, check_options
-from prerouter.records import DecidedBy, Decision, Priority, Reason, Scores, Verdict
-from prerouter.settings import Settings, load_settings, mode
+from prerouter.champion import Watch, model_folder, taxonomy_in_force
+from prerouter.errors import ConfigError
+from prerouter.gatestate import ClosedGates
+from prerouter.judged import Judged
+from prerouter.lookout import Lookout
+from prerouter.policy import Choice, Policy
+from prerouter.records import DecidedBy, Decision, Reason, Scores, Verdict
+from prerouter.routecase import Body, Case, Options, opened
+from prerouter.settings import Mode, Settings, load_settings, mode
 from prerouter.taxonomy import Taxonomy
 from prerouter.tiers import TierTable
 
 if TYPE_CHECKING:
+    from prerouter.audit import AuditLane
     from prerouter.claude import Classifier
     from prerouter.local import Explanation, LocalClassifier
+    from prerouter.logrecords import RowRef
     from prerouter.routelog import RouteLog
 
-Body = str | Mapping[str, Any]
 _NO_VERDICT = Verdict(None, "fall_through_off")
-_COIN_SIDES = float(1 << 32)
-
-
-class Options(TypedDict, total=False):
-    """What `decide` and `adecide` take beside the request; all optional."""
-
-    local_only: bool  # never call out
-    force_model: str | None  # pin the model; stands above every bound
-    force_label: str | None  # pin the label; bounds still hold
-    min_tier: str | None
-    max_tier: str | None
-    priority: Priority | None  # cost: the certified gate; quality: stricter, ties go up; speed: never ask
-    tags: Mapping[str, object] | None  # matched by rules, kept in the log
-    conversation_id: str | None  # kept in the log
-    max_wait_s: float | None  # seconds; lowers the classifier's deadline
-    request_id: str | None  # becomes Decision.id
-    hint: str | None  # label of the conversation's last turn, shown to the classifier
 
 
 class PreRouter:
@@ -61,8 +46,11 @@ class PreRouter:
         tiers: TierTable,
         settings: Settings,
         log: RouteLog | None = None,
+        audits: AuditLane | None = None,
+        gates: ClosedGates | None = None,
     ) -> None:
         self.local, self.taxonomy, self.classifier, self.log = local, taxonomy, classifier, log
+        self.audits, self.gates, self.lookout = audits, gates, Lookout(settings.router.look_s)
         self.settings, self.tiers, self.policy = settings, tiers, Policy(settings, taxonomy, tiers)
 
     @classmethod
@@ -85,14 +73,27 @@ class PreRouter:
             {"classifier": {"deadline_s": 1.0}}. log: gets every decision.
         Raises ConfigError, ModelFolderError, UpstreamError when a registry could not be asked.
         """
+        from prerouter.audit import AuditLane
         from prerouter.claude import Classifier
         from prerouter.local import LocalClassifier
 
         settings = settings if isinstance(settings, Settings) else load_settings(flags=settings)
         mode()  # a misspelt kill switch is refused here, once, and not by every request
+        watch = Watch(source, settings, taxonomy)  # before loading: a switch in between must not go unnoticed
         local = LocalClassifier.load(model_folder(source, settings))
-        labels, tiers = _taxonomy(taxonomy, settings, local), TierTable.load(settings.tiers)
-        return cls(local, labels, Classifier(labels, tiers, settings.classifier, client=client), tiers, settings, log)
+        labels, tiers = taxonomy_in_force(taxonomy, settings, local), TierTable.load(settings.tiers)
+        classifier = Classifier(labels, tiers, settings.classifier, client=client)
+        audits = AuditLane.load(labels, tiers, settings, client=client)
+        gates = ClosedGates(log, settings.monitor.closed_rpm) if log else None
+        router = cls(local, labels, classifier, tiers, settings, log, audits, gates)
+        if watch.can_change:
+            router.lookout.add(lambda: router._renew(watch))
+        router.lookout.add(audits.look)
+        if gates:
+            gates.begin()
+            router.lookout.add(router._check_bound)
+            router.lookout.add(gates.look)
+        return router
 
     def decide(self, request: Body, **options: Unpack[Options]) -> Decision:
         """Where `request` (a string or a Messages API body) goes; `Options` lists the keywords.
@@ -125,7 +126,10 @@ class PreRouter:
         Raises InvalidRequest, naming the position, when one of them is illegal.
         """
         started = time.perf_counter()
-        cases = [self._open(body, where=f"requests[{i}]", local_only=True) for i, body in enumerate(requests)]
+        local = self.local  # one model for all of them
+        cases = [
+            self._open(body, local=local, where=f"requests[{i}]", local_only=True) for i, body in enumerate(requests)
+        ]
         for case, scores in zip(cases, self._score_many(cases), strict=True):
             case.scores = scores
         share = (time.perf_counter() - started) / max(len(cases), 1)
@@ -137,7 +141,21 @@ class PreRouter:
 
     def explain(self, request: Body) -> Explanation:
         """Why the local stages say what they say about `request`."""
-        return self.local.explain(text.render(request, version=self.local.text_version))
+        local = self.local
+        return local.explain(text.render(request, version=local.text_version))
+
+    def feedback(
+        self, request_id: str, *, label: str | None = None, score: float | None = None, outcome: str | None = None
+    ) -> None:
+        """Tell the log what came of a logged request; it is learnt from at the next `prerouter retrain`.
+
+        request_id: `Decision.id`. label: the one that would have been right. score: of the answer, in [0, 1].
+        outcome: a word of at most 64 characters; "rejected" says that the answer was too weak. Returns at once.
+        Raises ConfigError without a log, for an unknown label, and when nothing is said.
+        """
+        from prerouter.feedback import given
+
+        given(self.log, self.taxonomy, request_id, label=label, score=score, outcome=outcome)
 
     def warm(self) -> None:
         """Load now what is otherwise loaded by the first request that needs it: later stages, the anthropic SDK."""
@@ -145,7 +163,12 @@ class PreRouter:
         self.classifier.warm()
 
     def close(self) -> None:
-        """End background calls and connections. A log that was passed in stays open."""
+        """End background calls and connections. A log that was passed in stays open.
+
+        Audits under way and waiting are given five seconds.
+        """
+        if self.audits:
+            self.audits.close()
         self.classifier.close()
 
     def __enter__(self) -> PreRouter:
@@ -154,41 +177,30 @@ class PreRouter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _open(
-        self,
-        body: Body,
-        *,
-        where: str = "",
-        local_only: bool = False,
-        max_wait_s: float | None = None,
-        request_id: str | None = None,
-        tags: Mapping[str, object] | None = None,
-        conversation_id: str | None = None,
-        hint: str | None = None,
-        **overrides: Any,
-    ) -> Case:
-        started = time.perf_counter()
-        # One read of the system's generator gives id and coin: it cannot repeat itself in a forked child.
-        random = os.urandom(20)
-        try:
-            request = text.render(body, version=self.local.text_version)
-        except InvalidRequest as error:
-            place = ".".join(filter(None, (where, error.where)))
-            raise InvalidRequest(error.what, where=place, next_step=error.next_step) from error
-        check_options(max_wait_s, request_id, tags, conversation_id, hint)
-        if hint:
-            request = replace(request, hint=self.taxonomy.match(hint) or "")
-        limits = self.policy.limits(tags=tags, **overrides)
-        audit = int.from_bytes(random[16:]) / _COIN_SIDES < self.settings.audit.rate
-        all_tags = {**(tags or {}), **({"conversation_id": conversation_id} if conversation_id else {})}
-        name = random[:16].hex() if request_id is None else request_id
-        return Case(name, request, limits, audit, started, local_only, max_wait_s, all_tags)
+    def _renew(self, watch: Watch) -> None:
+        """Serve what `watch` found; requests under way end with the model that they began with."""
+        found = watch.changed(self.local, self.taxonomy)
+        if found:
+            self.local = found
+            logging.getLogger("prerouter").info("serving model folder %s", found.model_folder_id)
+
+    def _check_bound(self) -> None:
+        """Count the audits that came in against the certificate; a gate that breaks it is closed for every process."""
+        from prerouter.livebound import advance
+
+        if self.log:
+            advance(self.log, self.local, horizon_days=self.settings.monitor.horizon_days)
+
+    def _open(self, body: Body, local: LocalClassifier | None = None, **options: Any) -> Case:
+        self.lookout.glance()
+        audit_p = self.audits.toss() if self.audits else self.settings.audit.rate
+        return opened(body, local or self.local, self.policy, audit_p, **options)
 
     def _without_asking(self, case: Case) -> Decision | None:
         """The Decision that needs no call, or None."""
         if case.limits.force_model or case.limits.force_label:
             return self._pinned(case)
-        if _switched_off():
+        if _mode() == "off":
             return self._default(case, "fall_through_off")
         case.scores = self._score(case)
         if case.scores and case.scores.decided:
@@ -201,7 +213,7 @@ class PreRouter:
 
     def _settled(self, case: Case, seconds: float) -> Decision:
         case.seconds = seconds
-        if _switched_off():
+        if _mode() == "off":
             return self._default(case, "fall_through_off")
         if case.scores and case.scores.decided:
             return self._local(case, case.scores)
@@ -214,11 +226,15 @@ class PreRouter:
             return "abstained_guard"  # there is nothing to ask about
         if case.limits.priority == "speed" or self.settings.classifier.fall_through == "off":
             return "fall_through_off"
-        return "unprofitable" if self.policy.asking_is_pointless(case.limits) else None
+        if self.policy.asking_is_pointless(case.limits):
+            return "unprofitable"
+        may = self.gates is None or self.gates.may_ask(case.local.model_folder_id, case.scores)
+        return None if may else "gate_closed"
 
     def _score(self, case: Case) -> Scores | None:
         try:
-            return self.local.score(case.request, strict=case.limits.priority == "quality")
+            scores = case.local.score(case.request, strict=case.limits.priority == "quality")
+            return self.gates.held(case.local.model_folder_id, scores) if self.gates else scores
         except Exception:
             _local_failed()
             return None
@@ -226,7 +242,9 @@ class PreRouter:
     def _score_many(self, cases: list[Case]) -> list[Scores | None]:
         strict = self.settings.router.priority == "quality"
         try:
-            return list(self.local.score_many([case.request for case in cases], strict=strict))
+            local = cases[0].local if cases else self.local
+            found = local.score_many([case.request for case in cases], strict=strict)
+            return [self.gates.held(local.model_folder_id, scores) if self.gates else scores for scores in found]
         except Exception:
             _local_failed()
             return [None] * len(cases)
@@ -277,8 +295,8 @@ class PreRouter:
             rationale=verdict.rationale,
             params=verdict.params,
             audit=case.audit,
-            audit_p=self.settings.audit.rate,
-            model_folder_id=self.local.model_folder_id,
+            audit_p=case.audit_p,
+            model_folder_id=case.local.model_folder_id,
             prompt_id=verdict.prompt_id,
             text_version=case.request.text_version,
             seconds=time.perf_counter() - case.started if case.seconds is None else case.seconds,
@@ -290,47 +308,30 @@ class PreRouter:
             self._append(self.log, case, decision)
         return decision
 
-    def _append(self, log: RouteLog, case: Case, decision: Decision, reply: object = None) -> None:
-        features = case.scores.features if case.scores else None
-        log.append(case.request, decision, reply, case.tags, features=features, fingerprint=self.local.fingerprint)
-
-
-def model_folder(source: str | Path | None, settings: Settings) -> Path:
-    """The folder that `source` means, see `PreRouter.load`; one in a registry is downloaded, or found in the cache."""
-    if source is None and settings.model:
-        source = settings.model if settings.model.startswith("models:/") else settings.resolve(settings.model)
-    if source is None:
-        champion = settings.workspace / "models" / "champion" if settings.workspace else None
-        # A link whose folder is gone must not mean another model without anyone noticing.
-        return champion if champion and os.path.lexists(champion) else shipped("models/default")
-    if str(source).startswith("models:/"):
-        from prerouter.registry import fetch
-
-        return fetch(str(source), settings)
-    return Path(source)
-
-
-def _taxonomy(given: Taxonomy | str | Path | None, settings: Settings, local: LocalClassifier) -> Taxonomy:
-    """The taxonomy in force: its labels must be the model's, in the model's order."""
-    where = given or (settings.resolve(settings.taxonomy) if settings.taxonomy else None)
-    if where is None:
-        return local.taxonomy
-    taxonomy = where if isinstance(where, Taxonomy) else Taxonomy.load(Path(where))
-    if taxonomy.names != local.taxonomy.names or taxonomy.ordered != local.taxonomy.ordered:
-        ours, theirs = (f"{list(t.names)}, {'' if t.ordered else 'not '}ordered," for t in (taxonomy, local.taxonomy))
-        raise ConfigError(
-            f"labels {ours} are not the model's {theirs[:-1]}",
-            where=f"taxonomy {taxonomy.name!r}",
-            next_step="train a model on this taxonomy, or leave the taxonomy out",
+    def _append(
+        self, log: RouteLog, case: Case, decision: Decision, reply: object = None, how: Mode | None = None
+    ) -> RowRef:
+        asked = decision.decided_by in ("llm", "cache")
+        row = log.append(
+            case.request,
+            decision,
+            reply,
+            case.tags,
+            scores=case.scores,
+            fingerprint=case.local.fingerprint,
+            mode=how or _mode(),
+            labelled_by=self.classifier.prompt.model.id if asked else None,
         )
-    return taxonomy
+        if decision.audit and self.audits and not case.local_only:  # who says local_only wants no call at all
+            self.audits.offer(log, row, case.request, case.local, case.scores, decision)
+        return row
 
 
-def _switched_off() -> bool:
+def _mode() -> Mode:
     try:
-        return mode() == "off"
+        return mode()
     except ConfigError:
-        return True  # whoever misspells a kill switch meant to use it
+        return "off"  # whoever misspells a kill switch meant to use it
 
 
 def _local_failed() -> None:

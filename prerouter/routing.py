@@ -18,12 +18,14 @@ from prerouter.errors import ConfigError, DataError, InvalidRequest, ModelFolder
 from prerouter.files import open_output, read_jsonl
 from prerouter.progress import Progress
 from prerouter.records import Decision
-from prerouter.settings import ClassifierSettings, Settings, load_settings, tag_pair
+from prerouter.sections import ClassifierSettings
+from prerouter.settings import Settings, load_settings, tag_pair
 
 if TYPE_CHECKING:
     from prerouter.local import Explanation
+    from prerouter.routecase import Body, Options
     from prerouter.routelog import RouteLog
-    from prerouter.router import Body, Options, PreRouter
+    from prerouter.router import PreRouter
 
 BATCH = 128  # rows between two flushes of the output
 CALLS = 16  # classifier calls at a time, at most: 1,000 requests a minute (Haiku's lowest limit) are 16 at 1 s each

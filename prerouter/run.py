@@ -18,6 +18,7 @@ from prerouter.economics import asking_pays
 from prerouter.fitting import Size, measure
 from prerouter.judged import Judged
 from prerouter.ledger import baseline_usd
+from prerouter.logrecords import RowRef
 from prerouter.logschema import Reply
 from prerouter.parts import Parts, Try
 from prerouter.plan import Candidate
@@ -224,12 +225,20 @@ class Run:
         self.parts.ledger.add(account)
         self.parts.budgets.spent(account)
         if self.judged and self.decision and self.parts.log:
-            self.judged.log(self.parts.log, self.decision, _reply(routing, served, usage))
+            row = self.judged.log(self.parts.log, self.decision, _reply(routing, served, usage), self.mode)
+            if self.mode == "shadow" and whole and served:
+                self._compare(row, served)
         if whole and served and self.standing and self.decision:
             content, model = served.reading.content, served.candidate.place.model
             self.parts.talks.remember(self.standing, self.decision, model, content, usage)
             if self.body.get("thread"):
                 self.parts.threads.add(str((served.reading.message or {}).get("id")), self.decision, model)
+
+    def _compare(self, row: RowRef, served: Try) -> None:
+        """Have the routed model answer too, perhaps and later. A stream's tool input was not kept."""
+        told = {str(block.get("type")) for block in served.reading.content}
+        if self.parts.lane and self.decision and served.reading.message and not (self.stream and "tool_use" in told):
+            self.parts.lane.offer(row, self.body, self.decision, served.reading.message)
 
     def _highest(self) -> str | None:
         """The lowest of the tiers that must not be gone above."""

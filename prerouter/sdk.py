@@ -19,7 +19,7 @@ from prerouter.flights import Fault
 from prerouter.prompt import Prompt
 from prerouter.reading import Reading
 from prerouter.records import Request, Verdict
-from prerouter.settings import ClassifierSettings
+from prerouter.sections import ClassifierSettings
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -38,6 +38,7 @@ NO_EVENTS = ("AnthropicBedrock", "AsyncAnthropicBedrock")  # their streams are n
 _LABEL = re.compile(r'\s*\{\s*"label"\s*:\s*"([^"\\]*)"')  # the schema has the label first
 
 _RETRIED = frozenset((408, 409, 429))  # and 500 upwards: what the SDK would retry (CLAUDE_API.md, section 8)
+_NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
 _FINAL = frozenset((400, 401, 402, 403, 404, 413))  # no other answer comes, whatever x-should-retry says
 SPENT = frozenset(("enforced_spend_limit_reached", "contract_spend_limit_reached"))
 
@@ -93,7 +94,8 @@ def offline_client(answer: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> 
 class Sdk:
     """The anthropic SDK as `flights.Api`."""
 
-    def __init__(self, prompt: Prompt, given: Any) -> None:
+    def __init__(self, prompt: Prompt | None, given: Any) -> None:
+        """prompt: of `ask`, which nobody else needs. given: a client, or None for one from the environment."""
         self._prompt, self._given = prompt, given
         self._shares_http = given is not None and _has_own_http(given)
         self._client: Any = None
@@ -107,33 +109,40 @@ class Sdk:
         self.client()
 
     async def ask(self, request: Request, timeout_s: float) -> Verdict:
+        assert self._prompt is not None
         return (await self.message(self._prompt, request, timeout_s))[0]
 
     async def ask_early(self, request: Request, timeout_s: float, told: Callable[[str], None]) -> Verdict:
-        client = self.client()
+        client, prompt = self.client(), self._prompt
+        assert prompt is not None
         if type(client).__name__ in NO_EVENTS:
             return await self.ask(request, timeout_s)
-        early = _Early(self._prompt, told)
+        early = _Early(prompt, told)
         try:
             send = _send if is_async(client) else self._send_in_thread
-            await send(client, self._prompt.body(request) | {"stream": True}, timeout_s, early.feed)
+            await send(client, prompt.body(request) | {"stream": True}, timeout_s, early.feed)
         except Exception as error:
             raise early.billed(fault(error)) from error
         return early.verdict()
 
     async def message(self, prompt: Prompt, request: Request, timeout_s: float) -> tuple[Verdict, Headers]:
         """One call with any prompt, and the headers of the response. Raises Fault."""
+        said, headers = await self.call(prompt.body(request), timeout_s)
+        return prompt.verdict(said), headers
+
+    async def call(self, body: Mapping[str, Any], timeout_s: float) -> tuple[dict[str, Any], Headers]:
+        """One call with any body of the Messages API: the response as JSON, and its headers. Raises Fault."""
         client = self.client()
-        body = prompt.body(request)
         try:
             send = _send if is_async(client) else self._send_in_thread
-            raw, headers = await send(client, body, timeout_s)
+            raw, headers = await send(client, dict(body), timeout_s)
         except Exception as error:
             raise fault(error) from error
         try:
-            return prompt.verdict(json.loads(raw)), headers
+            said = json.loads(raw)
         except (ValueError, RecursionError) as error:
             raise Fault("classifier_invalid", "the response is not JSON") from error
+        return (said if isinstance(said, dict) else {}), headers
 
     async def close(self) -> None:
         client, self._client = self._client, None
@@ -259,10 +268,16 @@ def _sent(error: Exception) -> bool:
 
 def _status_fault(error: Any) -> Fault:
     headers, status = error.response.headers, error.status_code
-    told = f"HTTP {status} {error.type} {error.error_code or ''} request_id={error.request_id}"
+    names = " ".join(name for name in (error.type, error.error_code) if _is_name(name))
+    told = f"HTTP {status} {names} request_id={error.request_id if _is_name(error.request_id) else None}"
     wanted = {"true": True, "false": False}.get(headers.get("x-should-retry"), status in _RETRIED or status >= 500)
     retry = wanted and status not in _FINAL and error.error_code not in SPENT
     return Fault("classifier_error", told, retry=retry, retry_after_s=retry_after_s(headers), status=status)
+
+
+def _is_name(value: object) -> bool:
+    """Whether it is what the API calls things; a gateway may put anything there, keys included, and this is logged."""
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
 
 
 def retry_after_s(headers: Any) -> float:

@@ -14,138 +14,29 @@ import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
 from prerouter.errors import ConfigError
 from prerouter.files import expanded
-from prerouter.records import Priority
+from prerouter.sections import (
+    AuditSettings,
+    Budget,
+    ClassifierSettings,
+    CostSettings,
+    DispatchSettings,
+    LabelSettings,
+    LogSettings,
+    MonitorSettings,
+    RetrainSettings,
+    RouterSettings,
+    Rule,
+    ShadowSettings,
+    TrackSettings,
+)
 from prerouter.tables import convert, did_you_mean, hints, mapping, read_table, read_toml
 
 Mode = Literal["off", "shadow", "on"]
-
-
-@dataclass(frozen=True, slots=True)
-class ClassifierSettings:
-    """How an unsure request is asked about."""
-
-    model: str = "claude-haiku-5-5"
-    fall_through: Literal["wait", "async", "off"] = "wait"  # async: default label now, answer into the cache
-    deadline_s: float = 3.0  # total seconds, retries and waiting included
-    attempts: int = 3  # calls per request, at most
-    max_in_flight: int = 256  # calls at a time; more than the burst, so that the rate is what limits
-    rpm: int = 1000  # calls per minute; a burst of six seconds' worth is allowed
-    cache_size: int = 10_000  # answers kept
-    cache_ttl_s: float = 86_400.0
-    breaker_failures: int = 5  # failures in a row that open the circuit breaker
-    breaker_reset_s: float = 30.0  # seconds until one call may try again
-    ask: tuple[str, ...] = ()  # any of "params", "fallback_label", "rationale"
-
-
-@dataclass(frozen=True, slots=True)
-class RouterSettings:
-    """What happens around the label."""
-
-    priority: Priority = "cost"
-    on_failure: Literal["default", "top_tier"] = "default"  # tier when neither local nor the classifier decided
-
-
-@dataclass(frozen=True, slots=True)
-class AuditSettings:
-    """The random share of all requests whose label is checked off the request path."""
-
-    rate: float = 0.05  # probability in (0, 1]
-
-
-@dataclass(frozen=True, slots=True)
-class DispatchSettings:
-    """How `Dispatch` sends a request once it is decided."""
-
-    # Seconds from the call to the end of the answer, classification and retries included. What is not streamed is given
-    # 600 by the SDK, unless `timeout` says otherwise; a stream of 128,000 tokens takes most of an hour.
-    deadline_s: float = 3600.0
-    attempt_s: float = 600.0  # seconds that one attempt may keep silent while another could follow
-    retries: int = 2  # more tries per model, after what may pass: 429, 5xx, a broken connection, a cut answer
-    fallback: Literal["availability", "quality", "off"] = "availability"  # then: tiers below, then above; above; none
-    refusal_final: tuple[str, ...] = ("cyber", "bio")  # refusals of these categories are not tried on another model
-    dead_model_s: float = 600.0  # seconds for which a model that answered 404 is left out
-    summary: bool = False  # write the ledger's summary to the log when the client is closed
-
-
-@dataclass(frozen=True, slots=True)
-class LogSettings:
-    """Where and what the routing log keeps."""
-
-    path: str | None = None  # default: routes.db in the state folder
-    text: bool = False  # keep the rendered request text
-    durable: bool = False  # survive power loss, not only a killed process
-    queue: int = 10_000  # rows waiting for the writer before new ones are dropped and counted
-
-
-@dataclass(frozen=True, slots=True)
-class CostSettings:
-    """What is assumed about requests when the cost of a policy is worked out from texts alone."""
-
-    chars_per_token: float = 4.0  # English prose in the tokenizer of Claude 4.6; later ones count more, see tiers.toml
-    answer_tokens: int = 400  # of an answer, the same whatever the model, thinking included
-    other_tokens: int = 0  # system prompt, tools and history of a request, which a data row does not show
-
-
-@dataclass(frozen=True, slots=True)
-class TrackSettings:
-    """How trainings are logged to MLflow. Where: MLFLOW_TRACKING_URI, else mlflow.db in the state folder."""
-
-    experiment: str = "prerouter"  # MLFLOW_EXPERIMENT_NAME stands above it
-    model: str = "prerouter"  # registered under this name, loaded as models:/NAME@champion
-    timeout_s: float = 300.0  # seconds for logging or downloading one model, MLflow's start included
-
-
-@dataclass(frozen=True, slots=True)
-class LabelSettings:
-    """How `prerouter label` asks."""
-
-    model: str | None = None  # the labeller; default: classifier.model
-    rpm: int | None = None  # calls per minute; default: what the API's headers name
-    concurrency: int | None = None  # calls at a time; default: what that rate needs
-    attempts: int = 8  # calls per question in one run, at most
-    poll_s: float = 30.0  # seconds between two looks at batches that are on their way
-    batch_requests: int = 10_000  # per batch; the API takes 100,000, at ten times the memory here
-    batch_mb: int = 100  # per batch; the API takes 256
-    batch_queue: int = 100_000  # requests in batches at a time; the lowest limit of the API is 200,000
-    target: float = 0.8  # share of rows that must agree with --against
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """Requests whose tags include all of `tags` get these limits."""
-
-    name: str
-    tags: Mapping[str, str]
-    min_tier: str | None = None
-    max_tier: str | None = None
-    force_model: str | None = None
-    priority: Priority | None = None
-    # The rest is for Dispatch, see `dispatchconfig.DispatchConfig`.
-    context_window: Literal["standard", "extended"] | None = None
-    max_usd: Decimal | None = None
-    deadline_s: float | None = None
-    speculative: Literal["cheap", "generalist", "off"] | None = None
-    per_step: bool | None = None
-    shadow: bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What requests whose tags include all of `tags` may cost on one day (UTC), classifier included; for Dispatch."""
-
-    name: str
-    usd: Decimal  # US dollars a day
-    tags: Mapping[str, str] = field(default_factory=dict)  # none: every request
-    action: Literal["warn", "degrade", "refuse"] = "warn"  # when it is used up
-    max_tier: str | None = None  # of degraded requests; default: the weakest tier
-    warn_at: float = 0.8  # share of usd at which a first warning goes out, once a day
-    webhook: str | None = None  # URL that is told of warnings by a POST of JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +50,13 @@ class Settings:
     router: RouterSettings = field(default_factory=RouterSettings)
     audit: AuditSettings = field(default_factory=AuditSettings)
     dispatch: DispatchSettings = field(default_factory=DispatchSettings)
+    shadow: ShadowSettings = field(default_factory=ShadowSettings)
     log: LogSettings = field(default_factory=LogSettings)
+    monitor: MonitorSettings = field(default_factory=MonitorSettings)
     costs: CostSettings = field(default_factory=CostSettings)
     label: LabelSettings = field(default_factory=LabelSettings)
     track: TrackSettings = field(default_factory=TrackSettings)
+    retrain: RetrainSettings = field(default_factory=RetrainSettings)
     rules: tuple[Rule, ...] = ()
     budgets: tuple[Budget, ...] = ()
     tiers: Mapping[str, Any] = field(default_factory=dict)  # overrides of tiers.toml, see `tiers.TierTable.load`
@@ -319,8 +213,32 @@ _RANGES: dict[str, tuple[float, float]] = {
     "dispatch.attempt_s": (0.001, 86_400),
     "dispatch.retries": (0, 10),
     "dispatch.dead_model_s": (0, 10**6),
+    "audit.rpm": (1, 100_000),
+    "audit.usd_per_hour": (1e-6, 1e6),
+    "audit.queue": (1, 1_000_000),
+    "router.look_s": (0.01, 86_400),
+    "shadow.rate": (0.0, 1.0),
+    "shadow.usd_per_day": (0.0, 1e6),
+    "shadow.concurrency": (1, 100),
+    "shadow.queue": (1, 100_000),
     "log.queue": (1, 10_000_000),
+    "log.keep_days": (0.001, 100_000),
+    "log.max_gb": (0.001, 1_000_000),
+    "monitor.horizon_days": (1, 3650),
+    "monitor.closed_rpm": (1, 1_000_000),
+    "monitor.window_days": (1 / 24, 365),
+    "monitor.max_fallback": (0.0, 1.0),
+    "monitor.min_fallback": (0.0, 1.0),
+    "monitor.webhook_timeout_s": (0.1, 300),
     "track.timeout_s": (0.1, 86_400),
+    "retrain.days": (0.001, 36_500),
+    "retrain.half_life_days": (0.01, 36_500),
+    "retrain.certify_days": (0.001, 36_500),
+    "retrain.holdout": (0.01, 0.9),
+    "retrain.min_new": (1, 10**9),
+    "retrain.min_holdout": (10, 10**9),
+    "retrain.rows": (1_000, 10_000_000),
+    "retrain.keep": (1, 1_000),
     "label.attempts": (1, 100),
     "label.poll_s": (0.01, 86_400),
     "label.batch_requests": (1, 100_000),
@@ -337,7 +255,7 @@ def _checked(settings: Settings) -> Settings:
     for path, (low, high) in _RANGES.items():
         section, key = path.split(".")
         value = getattr(getattr(settings, section), key)
-        if not low <= value <= high:  # NaN fails too
+        if value is not None and not low <= value <= high:  # NaN fails too
             step = f"choose a value from {low:g} to {high:g}"
             raise ConfigError(f"{path} is {value}", where="settings", next_step=step)
     unknown = set(settings.classifier.ask) - {"params", "fallback_label", "rationale"}

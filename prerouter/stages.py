@@ -121,12 +121,12 @@ def closed(
     """
     fit, calibrate = parts["fit"].known, parts["calibrate"].known
     temperature = certify.fit_temperature(logits(learnt, calibrate), calibrate.truth) if len(calibrate.truth) else 1.0
-    x, held_out = _embeddings(learnt, fit), _embeddings(learnt, calibrate)
+    x, held_out = embeddings(learnt, fit), embeddings(learnt, calibrate)
     known = guard.fit(x, fit.texts, held_out, calibrate.texts, seed=seed, lost=lost)
     strange = [table.novel for table in (parts["fit"], parts["calibrate"])]
     if sum(len(table.examples) for table in strange) >= MIN_NOVEL and len(calibrate.truth):
-        away = np.concatenate([known.measure(_embeddings(learnt, table), table.texts) for table in strange])
-        known = replace(known, limit=_parting(guard.distances(held_out, known.centroids), away, max_lost))
+        away = np.concatenate([known.measure(embeddings(learnt, table), table.texts) for table in strange])
+        known = replace(known, limit=parting(guard.distances(held_out, known.centroids), away, max_lost))
     return Stage(learnt.folder, learnt.encoder.fingerprint, learnt.head, temperature, Gate(), known)
 
 
@@ -135,7 +135,7 @@ def scored(stages: Sequence[Stage], learnt: Sequence[Learnt], contract: Contract
     risks, predicted = [], []
     for stage, each in zip(stages, learnt, strict=True):
         p = certify.softmax(logits(each, table) / stage.temperature)
-        away = stage.guard.measure(_embeddings(each, table), table.texts)
+        away = stage.guard.measure(embeddings(each, table), table.texts)
         risks.append(np.where(away <= stage.guard.limit, certify.risk(p, contract) / each.sharpness, np.inf))
         predicted.append(p.argmax(axis=1))
     return Scored(np.array(risks), np.array(predicted), table.truth)
@@ -153,11 +153,7 @@ def certified(
 
     reach: in (0, 1], the largest share of the calibrate rows that a gate of the path may decide.
     """
-    calibrate = scored(stages, learnt, contract, parts["calibrate"])
-    risk = calibrate.risk.min(axis=0)
-    limit = np.sort(risk)[math.ceil(reach * len(risk)) - 1] if len(risk) else math.inf
-    path = certify.propose_path(calibrate, contract)
-    path = tuple(gate for gate in path if gate <= limit) or (float(limit),) * bool(path)
+    path = path_within(scored(stages, learnt, contract, parts["calibrate"]), contract, reach)
     outcome = certify.certify(path, scored(stages, learnt, contract, parts["certify"]), contract, provenance)
     used, strictest = outcome.threshold, outcome.quality_threshold
     if used is None or strictest is None:
@@ -166,11 +162,20 @@ def certified(
     return tuple(replace(stage, gate=gate) for stage, gate in zip(stages, gates, strict=True)), outcome
 
 
-def _embeddings(learnt: Learnt, table: Table) -> Floats:
+def path_within(calibrate: Scored, contract: Contract, reach: float) -> tuple[float, ...]:
+    """The gates to walk, strictest first, of which none decides more than `reach` of the calibrate rows."""
+    risk = calibrate.risk.min(axis=0)
+    limit = np.sort(risk)[math.ceil(reach * len(risk)) - 1] if len(risk) else math.inf
+    path = certify.propose_path(calibrate, contract)
+    return tuple(gate for gate in path if gate <= limit) or (float(limit),) * bool(path)
+
+
+def embeddings(learnt: Learnt, table: Table) -> Floats:
+    """(n_rows, n_dims), unit length."""
     return learnt.encoder.features(table.texts)[:, : learnt.encoder.n_dims]
 
 
-def _parting(known: NDArray[np.float32], novel: NDArray[np.float32], max_lost: float) -> float:
+def parting(known: NDArray[np.float32], novel: NDArray[np.float32], max_lost: float) -> float:
     """The distance that parts known from novel rows best, by Youden's J (Youden 1950), within `max_lost` of known ones.
 
     known, novel: (n,) distances; a novel row in unknown words is further off than any.

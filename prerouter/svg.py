@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,27 @@ class Axis:
     def shown(self, value: float) -> str:
         """A tick's text."""
         return f"{100 * value:.4g} %" if self.percent else f"{value:,.4g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Times(Axis):
+    """An axis of UTC seconds since 1970, its ticks at whole hours, days, weeks or more."""
+
+    def ticks(self, wanted: int = 4) -> list[float]:
+        """At most seven times of a round distance."""
+        span = self.high - self.low
+        step = next((s for s in _STEPS_S if span <= 7 * s), _STEPS_S[-1] * math.ceil(span / (7 * _STEPS_S[-1])))
+        first = math.ceil(self.low / step)
+        return [i * float(step) for i in range(first, math.floor(self.high / step) + 1)]
+
+    def shown(self, value: float) -> str:
+        """A tick's text: the day, with the hour where ticks are nearer than days."""
+        at = datetime.datetime.fromtimestamp(value, datetime.UTC)
+        span = self.high - self.low
+        return at.strftime("%d %b %H:%M" if span <= 7 * _STEPS_S[3] else "%d %b" if span < 300 * 86_400 else "%b %Y")
+
+
+_STEPS_S = [hours * 3600 for hours in (1, 3, 6, 12, 24, 48, 168, 336, 672)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prerouter import embedcache, encoders, figures, heads, links, modelcard, modelfolder, overlap, stages, trainset
+import numpy as np
+
+from prerouter import (
+    embedcache,
+    encoders,
+    figures,
+    heads,
+    links,
+    modelcard,
+    modelfolder,
+    overlap,
+    reference,
+    stages,
+    trainset,
+)
 from prerouter.certify import Provenance
 from prerouter.costs import PriceBook
 from prerouter.embedcache import CachedEncoder
@@ -145,7 +159,7 @@ class _Workshop:
         model = replace(
             model,
             figures=kept,
-            training=self._record(name, learnt, candidates) | {"novel_label": novel_label},
+            training=self._record(name, learnt, candidates) | {"novel_label": novel_label} | self._seen(model, learnt),
             probes=probes(local),
         )
         modelfolder.save(out, model, modelcard.card(model))
@@ -200,6 +214,13 @@ class _Workshop:
             versions=modelfolder.versions("scikit-learn", "tokenizers", "safetensors"),
         )
 
+    def _seen(self, model: FolderModel, learnt: Sequence[Learnt]) -> dict[str, Any]:
+        """What the monitor compares live traffic with."""
+        parts, contract = self.rows.parts, self.recipe.contract(ordered=self.rows.taxonomy.ordered)
+        held_out = [stages.embeddings(learnt[0], parts[part]) for part in ("calibrate", "certify")]
+        certified = stages.scored(model.stages, learnt, contract, parts["certify"])
+        return reference.record(model.taxonomy.names, model.stages, certified, np.concatenate(held_out))
+
     def _provenance(self) -> Provenance:
         """Whose labels: those of the certify rows, which are what the certificate speaks of."""
         examples = self.rows.parts["certify"].examples
@@ -236,8 +257,8 @@ def _order(loss: float | None) -> float:
 
 
 def probes(local: LocalClassifier) -> tuple[Probe, ...]:
-    """PROBES, with what each stage says of them."""
-    found = local.probabilities([render(probe) for probe in PROBES])
+    """PROBES, with what each stage of `local` says of them."""
+    found = local.probabilities([render(probe, version=local.text_version) for probe in PROBES])
     return tuple(Probe(probe, p) for probe, p in zip(PROBES, found, strict=True))
 
 

@@ -1,35 +1,38 @@
-"""Tell another system of an event, off the path: one POST of JSON, best effort."""
+"""Telling another system by one POST of JSON. The URL may be a secret and is never quoted, nor what is sent logged."""
 
 from __future__ import annotations
 
 import json
-import logging
+import threading
 from collections.abc import Mapping
-from concurrent.futures import Future
 from typing import Any
-
-from prerouter.background import in_thread
-
-TIMEOUT_S = 10.0
-_log = logging.getLogger("prerouter.webhook")
+from urllib.parse import urlsplit
 
 
-def post(url: str, event: Mapping[str, Any], timeout_s: float = TIMEOUT_S) -> Future[bool]:
-    """POST `event` to `url` on a thread of its own; the future tells whether the other side took it (2xx).
+def post(url: str, content: Mapping[str, Any], timeout_s: float) -> str | None:
+    """Send `content`; None when a 2xx came back within `timeout_s` seconds, else why not, in a few words."""
+    outcome: list[str | None] = []
+    # On a thread, since a socket's timeout begins anew at every byte that a slow server sends.
+    thread = threading.Thread(target=lambda: outcome.append(_post(url, content, timeout_s)), daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    return outcome[0] if outcome else f"no answer within {timeout_s:g} seconds"
 
-    Raises nothing. The URL is in no message: those of chat systems hold their key.
-    """
-    return in_thread(_send, url, json.dumps(dict(event), ensure_ascii=False).encode(), timeout_s)
 
+def _post(url: str, content: Mapping[str, Any], timeout_s: float) -> str | None:
+    from http.client import HTTPException
+    from urllib.error import HTTPError, URLError
+    from urllib.request import Request, urlopen
 
-def _send(url: str, body: bytes, timeout_s: float) -> bool:
-    import urllib.request
-    from urllib.parse import urlsplit
-
-    request = urllib.request.Request(url, body, {"content-type": "application/json", "user-agent": "prerouter"})
     try:
-        with urllib.request.urlopen(request, timeout=timeout_s) as response:
-            return 200 <= int(response.status) < 300
-    except Exception as error:  # a lying server may make anything happen in here
-        _log.warning("the webhook at %s was not told: %s", urlsplit(url).hostname, type(error).__name__)
-        return False
+        if urlsplit(url).scheme not in ("http", "https"):
+            return "not an http or https URL"
+        body = json.dumps(content, ensure_ascii=True, allow_nan=False).encode()
+        headers = {"Content-Type": "application/json", "User-Agent": "prerouter"}
+        with urlopen(Request(url, body, headers, method="POST"), timeout=timeout_s) as answer:
+            return None if 200 <= answer.status < 300 else f"HTTP status {answer.status}"
+    except HTTPError as error:
+        error.close()
+        return f"HTTP status {error.code}"
+    except (URLError, HTTPException, OSError, ValueError) as error:
+        return f"cannot be reached ({type(error).__name__})"  # never its text: some quote the URL

@@ -22,6 +22,10 @@ model = "claude-haiku-5-5"
 fall_through = "wait"      # wait | async | off
 deadline_s = 3.0
 
+[audit]
+rate = 0.05                # share of logged requests that the classifier labels afterwards, off the request path
+usd_per_hour = 1.0         # what that may cost at most; ask = false: nobody is asked
+
 [log]
 text = false               # true keeps the text of requests; retraining does not need it
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from test_local import CERTIFICATE, make_model, make_stage, write_encoder
+from test_local import CERTIFICATE, WORDS, make_model, make_stage, write_encoder
 
 from prerouter import modelfolder, overlap
 from prerouter.modelfolder import Certificate, FolderModel
@@ -27,12 +27,13 @@ def save(
     certificate: Certificate = CERTIFICATE,
     learnt: Iterable[str] | None = (),
     training: Mapping[str, Any] | None = None,
+    words: Sequence[str] = WORDS,
     **kind: Any,
 ) -> FolderModel:
     """A model that is sure of the words in `sees`; `turned`: of their opposites. learnt: texts that it was trained on,
-    None where the folder does not say."""
+    None where the folder does not say. words: what its encoder can tell apart."""
     encoder = folder.parent / f".encoder-{folder.name}"
-    stage = make_stage(encoder if encoder.exists() else write_encoder(encoder), sees=sees)
+    stage = make_stage(encoder if encoder.exists() else write_encoder(encoder, words), sees=sees, words=words)
     if turned:
         stage = replace(stage, head=replace(stage.head, weights=np.ascontiguousarray(stage.head.weights[::-1])))
     made = certificate if valid else replace(certificate, valid=False, needed_rows=1234)

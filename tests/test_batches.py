@@ -14,7 +14,8 @@ from label_help import errors, finish, read, rows_file, start, texts
 
 from prerouter import UpstreamError, label
 from prerouter.labelling import LabelResult
-from prerouter.settings import LabelSettings, Settings
+from prerouter.sections import LabelSettings
+from prerouter.settings import Settings
 
 SMALL = Settings(label=LabelSettings(batch_requests=25, poll_s=0.05))
 

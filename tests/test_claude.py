@@ -42,7 +42,7 @@ from prerouter.background import in_thread
 from prerouter.claude import Classifier
 from prerouter.errors import ConfigError
 from prerouter.records import Request, Usage, Verdict
-from prerouter.settings import ClassifierSettings
+from prerouter.sections import ClassifierSettings
 from prerouter.taxonomy import Taxonomy
 from prerouter.tiers import TierTable
 
@@ -738,7 +738,7 @@ PREAMBLE = """
 import os, sys
 from prerouter.claude import Classifier
 from prerouter.records import Request
-from prerouter.settings import ClassifierSettings
+from prerouter.sections import ClassifierSettings
 from prerouter.taxonomy import Taxonomy
 from prerouter.tiers import TierTable
 def make(**settings):

@@ -10,7 +10,7 @@ import pytest
 from fake_claude import Answer, Drip, Error, FakeClaude, Held, Outcome, StreamCutClean, StreamErrorEvent, StreamReset
 
 from prerouter.claude import Classifier
-from prerouter.settings import ClassifierSettings
+from prerouter.sections import ClassifierSettings
 from prerouter.taxonomy import Taxonomy
 from prerouter.text import render
 from prerouter.tiers import TierTable

@@ -12,7 +12,8 @@ from prerouter import text
 from prerouter.costs import ABSTAINED, PriceBook
 from prerouter.errors import ConfigError
 from prerouter.records import Usage
-from prerouter.settings import CostSettings, Settings, load_settings
+from prerouter.sections import CostSettings
+from prerouter.settings import Settings, load_settings
 from prerouter.taxonomy import Taxonomy
 from prerouter.tiers import TierTable, cost
 

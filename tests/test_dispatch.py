@@ -31,6 +31,7 @@ from fake_claude import (
     ToolUse,
     asks_for_label,
 )
+from shadow_help import judging, prefers
 
 from prerouter import AsyncDispatch, Dispatch, PreRouter, RouteLog
 from prerouter.claude import Classifier
@@ -540,6 +541,34 @@ def test_in_shadow_mode_the_given_model_serves(
     assert (ours.model, ours.routing.decision.model) == (OPUS, HAIKU)
     log.flush()
     assert [(row.decision.model, row.reply and row.reply.model) for row in log.tail()] == [(HAIKU, OPUS)] * 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_shadowed_answers_are_compared_with_the_routed_model(
+    claude: FakeClaude, local: LocalClassifier, log: RouteLog, stream: bool
+) -> None:
+    claude.answer = judging(prefers("simulated"))
+    with Dispatch(claude.client(), routing(claude, local, shadow={"rate": 1.0}), log) as client:
+        body = ask(dispatch_config={"shadow": True})
+        if stream:
+            with client.messages.stream(**body) as events:
+                served = events.get_final_message()
+        else:
+            served = client.messages.create(**body)
+    log.flush()
+    (found,) = log.labels(origin="judge")
+    assert (served.model, found.outcome in ("won", "tied", "lost"), found.label) == (OPUS, True, None)
+    assert [row.mode for row in log.rows()] == ["shadow"]
+    assert sum(call.body.get("model") == HAIKU for call in claude.calls()) == 1
+
+
+def test_feedback_becomes_a_label_of_the_log(claude: FakeClaude, local: LocalClassifier, log: RouteLog) -> None:
+    router = routing(claude, local)
+    router.log = log
+    with Dispatch(claude.client(), router) as client:
+        client.feedback(client.messages.create(**ask()).routing.decision.id, label="moderate", score=0.4)
+    log.flush()
+    assert [(found.label, found.score, found.origin) for found in log.labels()] == [("moderate", 0.4, "feedback")]
 
 
 def test_one_request_can_be_shadowed(send: Send) -> None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from prerouter.dispatchconfig import DispatchConfig
 from prerouter.errors import ConfigError
-from prerouter.settings import Rule, Settings
+from prerouter.sections import Rule
+from prerouter.settings import Settings
 
 PLAIN = Settings()
 CUSTOMER = Rule(

@@ -13,7 +13,7 @@ import pytest
 from prerouter.cache import AnswerCache
 from prerouter.flights import BACKOFF_MAX_S, Fault, Flight, Flights
 from prerouter.records import Request, Usage, Verdict
-from prerouter.settings import ClassifierSettings
+from prerouter.sections import ClassifierSettings
 
 REQUEST = Request("text", "", (), 1, 4)
 ANSWER = Verdict("simple", "classified", 0.9, cost_usd=Decimal("0.001"), usage=Usage(10, 2))

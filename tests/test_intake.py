@@ -19,7 +19,8 @@ from label_help import rows_file, texts
 from prerouter import DataError, PreRouter, RouteLog
 from prerouter.intake import Source, asked, dumped, index, key_of, shared_out
 from prerouter.journal import Journal, Row
-from prerouter.settings import LogSettings, Settings
+from prerouter.sections import LogSettings
+from prerouter.settings import Settings
 from prerouter.text import render
 
 

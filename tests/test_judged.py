@@ -48,7 +48,7 @@ def test_the_row_has_the_decision_that_was_carried_out(router: PreRouter, tmp_pa
     judged = router.judge("What is 2 + 2?", tags={"team": "x"}, conversation_id="c")
     assert judged.decision
     with RouteLog.open(tmp_path / "routes.db") as log:
-        judged.log(log, replace(judged.decision, model="claude-opus-5-5"))
+        judged.log(log, replace(judged.decision, model="claude-opus-5-5"), None, "on")
         (row,) = log.tail()
     assert (row.decision.model, row.tags, row.fingerprint) == (
         "claude-opus-5-5",

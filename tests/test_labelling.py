@@ -16,7 +16,8 @@ from label_help import asked_texts, errors, read, rows_file, texts
 
 from prerouter import ConfigError, DataError, UpstreamError, label
 from prerouter.labelling import LabelResult
-from prerouter.settings import LabelSettings, Settings
+from prerouter.sections import LabelSettings
+from prerouter.settings import Settings
 from prerouter.taxonomy import Taxonomy
 
 HASTY = Settings(label=LabelSettings(attempts=3))

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -60,14 +61,14 @@ TAXONOMY = Taxonomy.from_dict(
 )
 
 
-def write_encoder(folder: Path) -> Path:
+def write_encoder(folder: Path, words: Sequence[str] = WORDS) -> Path:
     """A static encoder whose words are orthogonal: `easy`, `hard` and `medium` can be told apart exactly."""
     folder.mkdir(parents=True)
-    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.save(str(folder / "tokenizer.json"))
-    save_file({"embeddings": np.eye(len(WORDS), dtype=np.float32)}, folder / "model.safetensors")
+    save_file({"embeddings": np.eye(len(words), dtype=np.float32)}, folder / "model.safetensors")
     kinds = ("StaticEmbedding", "Normalize")
     modules = [
         {
@@ -82,15 +83,22 @@ def write_encoder(folder: Path) -> Path:
     return folder
 
 
-def make_stage(encoder: Path, *, sees: str = "easy hard", threshold: float | None = 0.5, strict: float = 0.01) -> Stage:
-    """A stage that is sure of the labels of the words in `sees` and knows nothing else."""
-    loaded, n_signals, n = load_encoder(encoder), len(text.SIGNAL_NAMES), len(WORDS)
+def make_stage(
+    encoder: Path,
+    *,
+    sees: str = "easy hard",
+    threshold: float | None = 0.5,
+    strict: float = 0.01,
+    words: Sequence[str] = WORDS,
+) -> Stage:
+    """A stage that is sure of the labels of the words in `sees` and knows nothing else. words: its encoder's."""
+    loaded, n_signals, n = load_encoder(encoder), len(text.SIGNAL_NAMES), len(words)
     weights = np.zeros((3, loaded.n_features + n_signals), np.float32)
     for label, word in enumerate(("easy", "medium", "hard")):
         if word in sees.split():
-            weights[label, WORDS.index(word)] = 40.0
+            weights[label, words.index(word)] = 40.0
     head = Head(weights, np.zeros(3, np.float32), np.zeros(n_signals, np.float32), np.ones(n_signals, np.float32))
-    guard = Guard(np.full((2, n), 0.3, np.float32), 1.2, frozenset(WORDS), 0.4)
+    guard = Guard(np.full((2, n), 0.3 * (10 / n) ** 0.5, np.float32), 1.2, frozenset(words), 0.4)
     return Stage(encoder, loaded.fingerprint, head, 2.0, Gate(threshold, None if threshold is None else strict), guard)
 
 
@@ -176,6 +184,20 @@ def test_what_the_first_stage_leaves_goes_to_the_second(two: LocalClassifier) ->
         ("moderate", 1, "above_gate"),
     ]
     assert (found[3].stage, found[3].reason, found[3].threshold) == (1, "abstained_gate", 0.6)
+
+
+def test_what_every_stage_says_is_known_or_asked_for(two: LocalClassifier) -> None:
+    for words in ("easy task", "hard task", "this task"):
+        request = text.render(words)
+        alone = two.every_stage(request)
+        assert [scores.stage for scores in alone] == [0, 1]
+        for scores in (two.score(request), *two.score_many([request])):
+            assert [each.stage for each in scores.by_stage] == [0, 1][: scores.stage + 1]
+            assert scores.by_stage[-1] is scores
+            every = two.every_stage(request, scores)
+            assert every[: scores.stage + 1] == scores.by_stage
+            assert [(each.label, each.reason) for each in every] == [(each.label, each.reason) for each in alone]
+            assert [each.risk for each in every] == pytest.approx([each.risk for each in alone], abs=1e-3)
 
 
 def test_features_are_the_first_stages(two: LocalClassifier, encoder: Path) -> None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from prerouter.errors import ConfigError, InvalidRequest
 from prerouter.policy import TIE_CONFIDENCE, Policy
 from prerouter.records import Priority
-from prerouter.settings import RouterSettings, Rule, Settings
+from prerouter.sections import RouterSettings, Rule
+from prerouter.settings import Settings
 from prerouter.taxonomy import Taxonomy
 from prerouter.tiers import TierTable
 

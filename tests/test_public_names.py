@@ -23,6 +23,7 @@ NAMES = {
     "UpstreamError",
     "evaluate",
     "label",
+    "retrain",
     "train",
 }
 

@@ -20,7 +20,7 @@ import prerouter
 from prerouter import Decision, InvalidRequest, PreRouter, Settings
 from prerouter.errors import ConfigError, ModelFolderError
 from prerouter.files import shipped
-from prerouter.settings import AuditSettings, ClassifierSettings, RouterSettings, Rule
+from prerouter.sections import AuditSettings, ClassifierSettings, RouterSettings, Rule
 from prerouter.taxonomy import Taxonomy
 
 KEYS = [

@@ -12,7 +12,7 @@ from prerouter.claude import Classifier
 from prerouter.errors import UpstreamError
 from prerouter.records import Request
 from prerouter.sdk import has_key, list_models, offline_client
-from prerouter.settings import ClassifierSettings
+from prerouter.sections import ClassifierSettings
 from prerouter.taxonomy import Taxonomy
 from prerouter.tiers import TierTable, compare
 

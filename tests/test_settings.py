@@ -117,6 +117,10 @@ SPECIAL = {
     "rpm": "77",
     "concurrency": "7",
     "fallback": "quality",
+    "audit.ask": "false",
+    "keep_days": "14",
+    "min_holdout": "77",
+    "rows": "5000",
 }
 LEAVES = [leaf for leaf in _leaves(Settings()) if leaf[0] != ("workspace",)]
 
@@ -124,7 +128,7 @@ LEAVES = [leaf for leaf in _leaves(Settings()) if leaf[0] != ("workspace",)]
 @pytest.mark.parametrize("leaf", LEAVES, ids=lambda leaf: ".".join(leaf[0]))
 def test_every_setting_has_an_environment_variable(leaf: tuple[tuple[str, ...], Any]) -> None:
     path, default = leaf
-    value = SPECIAL.get(path[-1], SAMPLES[type(default)])
+    value = SPECIAL.get(".".join(path)) or SPECIAL.get(path[-1], SAMPLES[type(default)])
     settings: Any = load_settings(environ={"PREROUTER_" + "__".join(path).upper(): value})
     for key in path:
         settings = getattr(settings, key)

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from prerouter import registry, tracker
 from prerouter.errors import ConfigError, ModelFolderError
 from prerouter.promote import promote, rollback
 from prerouter.router import PreRouter
-from prerouter.settings import Settings
+from prerouter.settings import Settings, load_settings
 from prerouter.track import RunInfo, track
 
 PATIENT = "[track]\ntimeout_s = 3600\n"  # a busy machine is not a defect
@@ -159,6 +160,20 @@ def test_a_service_loads_the_champion_from_the_registry(space: Space) -> None:
     assert registry.fetch("models:/prerouter/2", space.settings) == cached
     with PreRouter.load(cached, settings=space.settings) as router:
         assert router.local.model_folder_id == space.ids[1]
+
+
+def test_a_running_service_follows_the_alias(space: Space) -> None:
+    quick = load_settings(space.folder, flags={"router": {"look_s": 0.05}})
+    with PreRouter.load("models:/prerouter@champion", settings=quick) as router:
+        try:
+            for wanted in (space.ids[0], space.ids[1]):
+                tracker.ask("set_aliases", quick, name="prerouter", aliases={"champion": wanted})
+                until = time.monotonic() + 120  # MLflow takes seconds to import
+                while router.decide("the easy task", local_only=True).model_folder_id != wanted:
+                    assert time.monotonic() < until
+                    time.sleep(0.05)
+        finally:
+            tracker.ask("set_aliases", quick, name="prerouter", aliases={"champion": space.ids[1]})
 
 
 def test_an_unknown_alias_is_refused(space: Space) -> None:

@@ -37,7 +37,7 @@ from measures import Opened
 from plan import SEED, Plan
 from rows import WRITTEN, Rows, joined, labelled, read_rows, read_unlabelled, split
 
-from prerouter import figures, modelfolder, overlap, stages, text
+from prerouter import figures, modelfolder, overlap, reference, stages, text
 from prerouter.certify import Contract, Part, Provenance
 from prerouter.costs import PriceBook
 from prerouter.errors import DataError, PreRouterError
@@ -127,7 +127,7 @@ def build(data: Path, out: Path, work: Path, plan: Plan | None = None) -> Folder
     one = whole.opened(contract, provenance)
     model = replace(
         one.local.model,
-        training=training_record(whole),
+        training=training_record(whole) | remembered(one, whole.parts, contract),
         figures=measured(one)
         | {"contract_choice": power, "ceiling": measures.ceiling(whole.rows)}
         | {"left_out_sources": measures.unseen([each.opened(contract, provenance) for each in rotations])},
@@ -192,6 +192,15 @@ def training_record(whole: Outcome) -> dict[str, Any]:
         # labels/heldout.jsonl may be measured on
         "row_hashes": overlap.remember([*whole.parts["fit"].texts, *whole.parts["calibrate"].texts]),
     }
+
+
+def remembered(one: Opened, parts: Mapping[Part, Rows], contract: Contract) -> dict[str, Any]:
+    """What `prerouter monitor` compares live traffic with."""
+    opened = one.local.model.stages
+    held_out = [stages.embeddings(one.learnt[0], parts[part]) for part in ("calibrate", "certify")]
+    learnt = [replace(each, sharpness=1.0) for each in one.learnt]  # the folder's gates are in each stage's own risk
+    scored = stages.scored(opened, learnt, contract, parts["certify"])
+    return reference.record(one.local.taxonomy_names, opened, scored, np.concatenate(held_out))
 
 
 def rubric_id(folder: Path) -> str:

@@ -1,5 +1,6 @@
-"""What the routing log costs its caller, and how much it takes: `python training/benchmarks/routelog.py`.
+"""What the routing log costs its caller, and how much it takes: `python training/benchmarks/routelog.py [URL]`.
 
+URL: of a PostgreSQL database; the log in it is measured too, and its tables are left there.
 Prints the figures as JSON and writes them to routelog.json beside this file. The rows are as the router makes them:
 a 400-character text, hashed, not kept; three probabilities; two tags; 384 features.
 """
@@ -10,6 +11,7 @@ import json
 import os
 import platform
 import sqlite3
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,7 +21,8 @@ import numpy as np
 
 from prerouter.records import Decision, Request
 from prerouter.routelog import RouteLog
-from prerouter.settings import LogSettings, Settings
+from prerouter.sections import LogSettings
+from prerouter.settings import Settings
 
 RATES = (200, 2_000)  # rows per second that a caller appends at an even pace
 SECONDS = 5.0  # of each rate
@@ -40,6 +43,7 @@ def main() -> None:
             "load_before": load,  # what others ran: above the number of cores, times are inflated
             "append": paced,
             "sustained": [flat_out(Path(folder) / f"{durable}.db", durable) for durable in (False, True)],
+            "postgres": [flat_out(url, False) for url in sys.argv[1:]],
         }
     text = json.dumps(result, indent=2)
     Path(__file__).with_suffix(".json").write_text(text + "\n")
@@ -64,20 +68,21 @@ def at_a_rate(path: Path, rate: int) -> dict[str, Any]:
     return {"rows_per_s": rate, "rows": n, "p50_us": round(p50, 1), "p99_us": round(p99, 1), "lost": n + 1 - kept}
 
 
-def flat_out(path: Path, durable: bool) -> dict[str, Any]:
+def flat_out(path: Path | str, durable: bool) -> dict[str, Any]:
     """Rows per second from the first append until the last row is durable, in one process."""
     with open_log(path, durable=durable) as log:
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         for i in range(ROWS):
             append(log, decision(i))
-        kept = log.flush(120)
-        seconds = time.perf_counter() - start
+        kept = log.flush(600)
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         n_bytes = log.stats().bytes
     assert kept == ROWS
-    return {"durable": durable, "rows_per_s": round(ROWS / seconds), "bytes_per_row": round(n_bytes / ROWS)}
+    rates = {"rows_per_s": round(ROWS / seconds), "rows_per_cpu_s": round(ROWS / cpu)}
+    return {"durable": durable, **rates, "bytes_per_row": round(n_bytes / ROWS)}
 
 
-def open_log(path: Path, *, durable: bool) -> RouteLog:
+def open_log(path: Path | str, *, durable: bool) -> RouteLog:
     return RouteLog.open(path, settings=Settings(log=LogSettings(durable=durable, queue=ROWS)))
 
 
