@@ -27,7 +27,7 @@ from prerouter.tiers import Model
 OFF = ("disabled", "between_tools")
 _THINKING = (*OFF, "enabled", "adaptive")
 _EFFORTS = ("low", "medium", "high", "xhigh", "max")
-_SAMPLING: Mapping[str, tuple[float, ...]] = {"temperature": (1,), "top_p": (0.99, 1), "top_k": ()}
+SAMPLING: Mapping[str, tuple[float, ...]] = {"temperature": (1,), "top_p": (0.99, 1), "top_k": ()}
 _NAMED = {"temperature": 1, "top_p": 0.99}  # may be said on anthropic-version 2023-06-01 to models that fix them
 _SERVER_BLOCKS = ("server_tool_use", "mcp_tool_use", "container_upload")
 
@@ -103,7 +103,7 @@ def _max_tokens(draft: Draft) -> Misfit | None:
 def _sampling(draft: Draft) -> Misfit | None:
     if draft.free_sampling and draft.model.free_sampling:
         return None
-    for name, usual in _SAMPLING.items():
+    for name, usual in SAMPLING.items():
         value = draft.body.get(name)
         if value is None or (draft.free_sampling and value == _NAMED.get(name)):
             continue

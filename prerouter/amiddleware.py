@@ -98,9 +98,8 @@ class AsyncCall:
             return None
         if chunk is None:
             self.reading.ended(self._clock())
-        else:
-            self.reading.feed(chunk, self._clock())
-        return chunk
+            return None
+        return chunk if self.reading.feed(chunk, self._clock()) else None  # what broke it is not for the caller
 
 
 class AsyncSide:
@@ -151,7 +150,7 @@ class AsyncSide:
     async def _done(self, run: Run, effect: Effect, request: Any, call_next: NextCall) -> Any:
         clock = run.parts.clock
         if isinstance(effect, Start):
-            sent = sent_as(request, effect.body, effect.until - clock())
+            sent = sent_as(request, effect.body, effect.until - clock(), self._client)
             reading = Reading(stream=run.stream, began_s=clock())
             return AsyncCall(lambda: call_next(sent), reading, clock, beside=run.decision is None)
         if isinstance(effect, Await):

@@ -27,7 +27,7 @@ from prerouter.flights import BACKOFF_MAX_S, BACKOFF_S
 from prerouter.logschema import Reply
 from prerouter.reading import Reading
 from prerouter.records import Usage
-from prerouter.sdk import SPENT, retry_after_s
+from prerouter.sdkfaults import SPENT, retry_after_s
 from prerouter.tiers import Model, TierTable, cost
 
 Next = Literal["serve", "again", "other", "stop"]
@@ -162,10 +162,11 @@ def attempt(
     tier: str | None,
     why: Why,
     outcome: Outcome,
+    usd: Decimal,
     adaptations: tuple[str, ...],
     now: float,
 ) -> Attempt:
-    """The record of an attempt, so far or at its end."""
+    """The record of an attempt, so far or at its end. usd: `billed`'s, or an estimate where nothing was told."""
     until = now if reading.ended_s is None else reading.ended_s
     return Attempt(
         model=model,
@@ -176,7 +177,7 @@ def attempt(
         served=billed.served,
         stop_reason=billed.stop_reason,
         usage=billed.usage,
-        cost_usd=billed.usd,
+        cost_usd=usd,
         seconds=max(0.0, until - reading.began_s),
         first_byte_s=reading.content_s - reading.began_s if reading.stream and reading.content_s is not None else None,
         request_id=reading.headers.get("request-id"),

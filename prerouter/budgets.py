@@ -26,6 +26,7 @@ from prerouter.background import in_thread
 from prerouter.dispatchrecords import Account
 from prerouter.errors import BudgetExceeded, ConfigError
 from prerouter.files import write_whole
+from prerouter.forks import new_lock
 from prerouter.sections import Budget
 from prerouter.settings import Settings
 from prerouter.tiers import TierTable
@@ -103,7 +104,7 @@ class Budgets:
         self._ranks = {tier.name: table.rank(tier.name) for tier in table.tiers}
         self._lowest = table.tiers[0].name
         self._folder, self._clock = settings.state_dir / _FOLDER, clock
-        self._lock, self._day = threading.Lock(), int(clock() // DAY_S)
+        self._lock, self._day = new_lock(self), int(clock() // DAY_S)
         self._sync = _Sync(self)
 
     def before(self, tags: Mapping[str, str]) -> BudgetVerdict:
@@ -199,7 +200,7 @@ class _Sync:
 
     def __init__(self, budgets: Budgets) -> None:
         self._budgets = weakref.ref(budgets)
-        self._event, self._lock = threading.Event(), threading.Lock()
+        self._event, self._lock = threading.Event(), new_lock(self)
         self._pid, self._name = 0, ""
         self._failed = False
 

@@ -83,9 +83,8 @@ class Direct:
             return None
         if chunk is None:
             self.reading.ended(self._clock())
-        else:
-            self.reading.feed(chunk, self._clock())
-        return chunk
+            return None
+        return chunk if self.reading.feed(chunk, self._clock()) else None  # what broke it is not for the caller
 
 
 class Threaded:
@@ -170,12 +169,12 @@ class Threaded:
             if self._dropped:
                 return False
             waiting = self.reading.state == "waiting"
-            self.reading.feed(chunk, self._clock())
-            if self.reading.stream and self.reading.succeeded:
+            sound = self.reading.feed(chunk, self._clock())
+            if self.reading.stream and self.reading.succeeded and sound:
                 self._chunks.append(chunk)
             if not waiting or self.reading.state != "waiting":
                 self._changed.notify_all()
-            return True
+            return sound
 
 
 def closed(answer: Any) -> None:

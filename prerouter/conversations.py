@@ -8,8 +8,6 @@ it does not have. Kept in memory, bounded, for this process.
 from __future__ import annotations
 
 import math
-import os
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +18,7 @@ from prerouter import thoughts
 from prerouter.cache import AnswerCache
 from prerouter.dispatchconfig import DispatchConfig
 from prerouter.errors import ConfigError
+from prerouter.forks import new_lock
 from prerouter.promptsize import Size
 from prerouter.records import Decision, Usage
 from prerouter.tiers import Model, Tier, TierTable, turn_cost
@@ -79,7 +78,7 @@ class Conversations:
         self._table, self._clock = table, clock
         self._routes: AnswerCache[Route] = AnswerCache(size, math.inf)
         self._makers: AnswerCache[str] = AnswerCache(size * BLOCKS_PER_TURN, math.inf)
-        self._lock, self._pid = threading.Lock(), os.getpid()
+        self._lock = new_lock(self)
 
     def look(self, body: Mapping[str, Any], config: DispatchConfig) -> Standing:
         """Where `body` stands. Never raises for what a body holds; says little about what it cannot read."""
@@ -87,7 +86,7 @@ class Conversations:
         name, begins = config.conversation_id, thoughts.unfinished(messages)
         keys = [key for key in (_last_answer(messages, name), _named(name)) if key]
         open_blocks = thoughts.thinking(messages[begins:])
-        with self._guard():
+        with self._lock:
             route = next(filter(None, (self._routes.get(key, 0) for key in keys)), None)
             makers = [self._makers.get(thoughts.stamp(block), 0) for block in open_blocks]
         model = next(filter(None, makers), None) or (route.model if route else None)
@@ -159,7 +158,7 @@ class Conversations:
         model, answer = self._id(model), {"role": "assistant", "content": list(content)}
         route = Route(decision, model, usage.output_tokens, _caches(standing, model, usage))
         keys = (_joined(standing.tail, answer, standing.conversation_id), _named(standing.conversation_id))
-        with self._guard():
+        with self._lock:
             for key in filter(None, keys):
                 self._routes.put(key, route, 0)
             for block in thoughts.thinking([answer]):
@@ -189,7 +188,7 @@ class Conversations:
         return stay <= leave
 
     def _maker(self, block: Mapping[str, Any]) -> str | None:
-        with self._guard():
+        with self._lock:
             return self._makers.get(thoughts.stamp(block), 0)
 
     def _id(self, model: str) -> str:
@@ -198,11 +197,6 @@ class Conversations:
             return self._table.model(model).id
         except ConfigError:
             return model
-
-    def _guard(self) -> threading.Lock:
-        if self._pid != os.getpid():  # a forked child may have inherited a lock that nobody will ever open
-            self._lock, self._pid = threading.Lock(), os.getpid()
-        return self._lock
 
 
 def _turn_usd(model: Model, cached: Cached | None, size: Size, answer: int, now: float) -> Decimal:

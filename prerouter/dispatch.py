@@ -8,7 +8,6 @@ reply.routing.model, reply.routing.cost_usd
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from prerouter.budgets import Budgets
 from prerouter.conversations import Conversations
 from prerouter.dispatchconfig import DispatchConfig
 from prerouter.errors import ConfigError
+from prerouter.forks import new_lock
 from prerouter.ledger import Ledger, Report
 from prerouter.parts import Parts
 from prerouter.plan import DeadModels
@@ -40,7 +40,7 @@ class _Base:
     def __init__(self, client: Any = None, router: PreRouter | None = None, log: RouteLog | None = None) -> None:
         self._given, self._router, self._log = client, router, log
         self._own_router = router is None
-        self._lock = threading.RLock()
+        self._lock = new_lock(self)
         self._made: Clients | None = None
         self._made_parts: Parts | None = None
         self.messages = Surface(self._clients, ("messages",))
@@ -76,6 +76,8 @@ class _Base:
         return getattr(self._clients().plain, name)
 
     def _parts(self) -> Parts:
+        if self._made_parts is not None:
+            return self._made_parts
         with self._lock:
             if self._made_parts is None:
                 router = self._router or PreRouter.load(client=_for_classifier(self._given))
@@ -83,6 +85,8 @@ class _Base:
             return self._made_parts
 
     def _clients(self) -> Clients:
+        if self._made is not None:
+            return self._made
         with self._lock:
             if self._made is None:
                 self._made = self._new_clients()
@@ -140,6 +144,8 @@ class Dispatch(_Base):
         made: Dispatch = self._with(options)
         return made
 
+    copy = with_options
+
     def close(self) -> None:
         """Flush the log, and close what was made here: the client, the router."""
         self._ended()
@@ -168,6 +174,8 @@ class AsyncDispatch(_Base):
         """As `Dispatch.with_options`."""
         made: AsyncDispatch = self._with(options)
         return made
+
+    copy = with_options
 
     async def close(self) -> None:
         """As `Dispatch.close`."""

@@ -246,9 +246,10 @@ def _failed(run: Run, last: Try) -> Ticket:
 def given_up(run: Run, last: Try) -> UpstreamError:
     """The error of a request without an answer."""
     names = ", ".join(f"{one.candidate.place.model} {one.outcome}" for one in run.tries)
-    late = last.outcome == "timeout" or not run.left_s()
-    what = "no answer within the deadline" if late else "Claude gave no whole answer"
-    step = "raise deadline_s" if late else "try again"
+    over = not run.left_s()
+    late = over or last.outcome == "timeout"
+    what = "no answer within the deadline" if over else "no answer in time" if late else "Claude gave no whole answer"
+    step = "raise deadline_s" if over else "raise the client's timeout or dispatch.attempt_s" if late else "try again"
     error = UpstreamError(what, where=names, next_step=step, attempts=len(run.tries))
     error.timed_out = late  # type: ignore[attr-defined]
     return error

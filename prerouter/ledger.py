@@ -7,7 +7,6 @@ top tier the same number of output tokens; a stronger model may say more or less
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from typing import Any
 
 from prerouter.budgets import BudgetState
 from prerouter.dispatchrecords import Account, Attempt
+from prerouter.forks import new_lock
 from prerouter.purse import prompt_tokens
 from prerouter.records import Usage
 from prerouter.tiers import Model, TierTable, convert_tokens, cost
@@ -35,9 +35,10 @@ def baseline_usd(table: TierTable, served: Model, usage: Usage, *, geo_us: bool 
     geo_us, fast: as the request asked; left out where the top model has none.
     """
     top = table.model(table.tiers[-1].models[0])
-    counts = {f.name: convert_tokens(getattr(usage, f.name), served, top) for f in fields(Usage)}
+    if served.tokens_per_text != top.tokens_per_text:
+        usage = Usage(**{f.name: convert_tokens(getattr(usage, f.name), served, top) for f in fields(Usage)})
     geo_us, fast = geo_us and top.us_factor is not None, fast and top.fast_factor is not None
-    return cost(top, Usage(**counts), geo_us=geo_us, fast=fast)
+    return cost(top, usage, geo_us=geo_us, fast=fast)
 
 
 @dataclass(slots=True)
@@ -195,7 +196,7 @@ class Ledger:
         clock: Callable[[], float] = time.time,
         rows: int = 1_000,
     ) -> None:
-        self._clock, self._lock, self._asked = clock, threading.Lock(), asked
+        self._clock, self._lock, self._asked = clock, new_lock(self), asked
         self._asked_before = asked() if asked else Decimal(0)
         self._order = [tier.name for tier in table.tiers]
         self._since = clock()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
+from prerouter.abilities import SAMPLING
 from prerouter.attempts import TIMEOUT, is_whole, outcome_of
 from prerouter.calls import LINGER_S, Direct, Threaded
 from prerouter.dispatchconfig import DispatchConfig
@@ -21,7 +22,7 @@ from prerouter.parts import Parts, Try
 from prerouter.reading import Reading
 from prerouter.routingreply import response_of, sdk_error, timeout, with_body, with_stream
 from prerouter.run import Run
-from prerouter.sdk import NO_EVENTS
+from prerouter.sdk import streams_events
 from prerouter.workers import Workers
 
 PATH = "/v1/messages"
@@ -40,7 +41,7 @@ def run_of(request: Any, parts: Parts, client: Any) -> Run | None:
     fixed = None if body.get("model") == DISPATCH else parts.table.find(str(body.get("model")))
     if body.get("model") != DISPATCH and (fixed is None or how() != "shadow"):
         return None
-    if request.stream and type(client).__name__ in NO_EVENTS:
+    if request.stream and not streams_events(client):
         step = "use AnthropicBedrockMantle, or create() without stream"
         what = "a stream of Bedrock's is not made of server-sent events and cannot be checked for being whole"
         raise UnsupportedRequest(what, where=type(client).__name__, next_step=step)
@@ -53,7 +54,7 @@ def run_of(request: Any, parts: Parts, client: Any) -> Run | None:
         mode=how(),
         timeout_s=request.timeout if isinstance(request.timeout, int | float) else None,
         fixed=fixed,
-        free_sampling=_version(request, client) == "2023-06-01",
+        free_sampling=any(map(body.__contains__, SAMPLING)) and _version(request, client) == "2023-06-01",
     )
 
 
@@ -62,16 +63,23 @@ def _version(request: Any, client: Any) -> Any:
 
 
 def failed(run: Run, error: BaseException) -> None:
-    """Account for a request that ends with an error of ours, or of the caller's own code."""
+    """Account for a request that ends with an error of ours, or because the caller wants no answer any more."""
+    for one in run.tries:
+        if one.reading.state != "over":
+            one.reading.broke(type(error).__name__, run.parts.clock())
+            one.outcome = "cancelled"
     if isinstance(error, PreRouterError):
         error.__dict__["routing"] = run.routing()
     run.finish(error)
 
 
-def sent_as(request: Any, body: Mapping[str, Any], seconds: float) -> Any:
-    """`request` with another body, its answer unread. Not by its own `copy`, which copies the body deeply."""
+def sent_as(request: Any, body: Mapping[str, Any], seconds: float, client: Any) -> Any:
+    """`request` of `client` with another body, its answer unread. Not by its own `copy`, which copies the body deeply.
+
+    seconds: that it may take, unless request or client have less patience.
+    """
     options = request.options.model_copy()
-    options.json_data, options.timeout = dict(body), timeout(max(0.001, seconds))
+    options.json_data, options.timeout = dict(body), timeout(max(0.001, seconds), client, request.timeout)
     options.headers = {**request.headers, _RAW: "stream"}
     return type(request)(
         options=options,
@@ -157,7 +165,7 @@ class SyncSide:
             reading = Reading(stream=run.stream, began_s=clock())
 
             def send(until: float) -> Any:
-                return call_next(sent_as(request, effect.body, until - clock()))
+                return call_next(sent_as(request, effect.body, until - clock(), self._client))
 
             if run.decision and effect.until - run.started >= STRICT_S:
                 return Direct(send, reading, clock)

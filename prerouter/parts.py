@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -85,17 +85,17 @@ class Try:
     def record(self, table: TierTable, now: float) -> Attempt:
         """What is told of it."""
         place, billed = self.candidate.place, self.bill(table)
-        shown = attempts.attempt(
+        return attempts.attempt(
             self.reading,
             billed,
             model=place.model,
             tier=place.tier,
             why=self.why,
             outcome=self.outcome,
+            usd=billed.usd or self.estimated_usd,
             adaptations=self.candidate.fitted.adaptations,
             now=now,
         )
-        return replace(shown, cost_usd=billed.usd or self.estimated_usd)
 
     def bill(self, table: TierTable) -> attempts.Bill:
         """What was told of its cost."""

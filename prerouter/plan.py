@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 from prerouter.dispatchrecords import Why
 from prerouter.fitting import Fitted
+from prerouter.forks import new_lock
 from prerouter.policy import Limits
 from prerouter.records import Decision
 from prerouter.tiers import Model, Tier, TierTable
@@ -68,7 +68,7 @@ class DeadModels:
     """Models that answered 404, left out for a while. Thread-safe. clock: seconds."""
 
     def __init__(self, seconds: float, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._seconds, self._clock, self._lock = seconds, clock, threading.Lock()
+        self._seconds, self._clock, self._lock = seconds, clock, new_lock(self)
         self._until: dict[str, float] = {}
 
     def add(self, model: str) -> None:
@@ -93,7 +93,7 @@ class Threads:
     """
 
     def __init__(self, size: int = 10_000) -> None:
-        self._size, self._lock = size, threading.Lock()
+        self._size, self._lock = size, new_lock(self)
         self._models: dict[str, tuple[Decision, str]] = {}
 
     def add(self, message_id: str, decision: Decision, model: str) -> None:

@@ -16,7 +16,8 @@ State = Literal["waiting", "ready", "over"]
 MAX_ERROR_BYTES = 2**20  # of an error's body that are read; the API's are below 1 kB
 _HELD = ("text", "thinking", "redacted_thinking")  # blocks whose start shows nothing to the caller
 _DELTAS = ("text", "thinking", "partial_json", "citation")
-_PARSED = frozenset((b"message_start", b"content_block_start", b"message_delta", b"message_stop", b"error"))
+_TOLD = frozenset((b"message_start", b"content_block_start", b"message_delta", b"message_stop", b"error"))
+_UNREAD = (b"", b"ping")  # events that the SDK passes over; of all others it takes the data for JSON
 
 
 class Reading:
@@ -76,16 +77,19 @@ class Reading:
         """The head of the response came."""
         self.status, self.headers = status, {name.lower(): value for name, value in headers.items()}
 
-    def feed(self, chunk: bytes, now: float) -> None:
-        """More of the body came."""
+    def feed(self, chunk: bytes, now: float) -> bool:
+        """More of the body came. False where it broke the stream, which is then over."""
         if not (self.stream and self.succeeded):
             room = len(chunk) if self.succeeded else max(0, MAX_ERROR_BYTES - len(self._body))
             self._body += chunk[:room]
-            return
-        for name, data in self._events.feed(chunk):
-            self._event(name, data)
+            return True
+        events = ((name, data) for name, data in self._events.feed(chunk) if data and name not in _UNREAD)
+        if not all(self._event(name, data) for name, data in events):
+            self.broke("an event is no JSON object", now)
+            return False
         if self.content_s is None and (self._shown or self.error):
             self.content_s, self.state = now, "ready"
+        return True
 
     def ended(self, now: float) -> None:
         """The body ended as HTTP wants it."""
@@ -112,11 +116,14 @@ class Reading:
 
     _shown = False
 
-    def _event(self, name: bytes, data: bytes) -> None:
+    def _event(self, name: bytes, data: bytes) -> bool:
+        """Take an event in; False when it is none."""
+        event = _json(data)
         if name == b"content_block_delta":
-            self._delta(_json(data))
-        elif name in _PARSED:
-            self._told(_json(data))
+            self._delta(event)
+        elif name in _TOLD:
+            self._told(event)
+        return bool(event)
 
     def _delta(self, event: dict[str, Any]) -> None:
         delta, index, blocks = event.get("delta"), event.get("index"), self.content

@@ -91,11 +91,17 @@ def model_info(fields: Mapping[str, Any]) -> Any:
     return ModelInfo.model_validate(fields)
 
 
-def timeout(seconds: float) -> Any:
-    """The SDK's timeouts for a call that may take so long."""
+def timeout(seconds: float, client: Any, asked: Any) -> Any:
+    """The SDK's timeouts for a call that may take so long: shorter where the request, else the client, has shorter
+    ones. asked: what the request says, as the SDK passes it on."""
+    import anthropic
     import httpx2
 
-    return httpx2.Timeout(seconds, connect=min(seconds, CONNECT_S))
+    given = client.timeout if isinstance(asked, anthropic.NotGiven) else asked
+    if given is None or given == anthropic.DEFAULT_TIMEOUT:
+        return httpx2.Timeout(seconds, connect=min(seconds, CONNECT_S))
+    phases = httpx2.Timeout(given).as_dict()
+    return httpx2.Timeout(**{name: min(seconds, seconds if s is None else s) for name, s in phases.items()})
 
 
 def sdk_error(error: UpstreamError, run: Run, request: Any = None) -> UpstreamError:
@@ -196,15 +202,14 @@ def _routed_response(base: Any) -> Any:
     return type(base.__name__, (base,), {"parse": method, "routing": property(_running)})
 
 
-def with_error_routing(call: Callable[..., Any]) -> Callable[..., Any]:
-    """`call`, whose exceptions of the API's errors have `.routing`, awaited or not."""
-
-    def made(*args: Any, **arguments: Any) -> Any:
-        with _telling():
-            value = call(*args, **arguments)
-        return _awaited(value) if inspect.iscoroutine(value) else value
-
-    return made
+def with_error_routing(call: Callable[..., Any], *args: Any, **arguments: Any) -> Any:
+    """What `call` returns; exceptions of the API's errors have `.routing`, awaited or not."""
+    try:
+        value = call(*args, **arguments)
+    except Exception as error:
+        _tell(error)
+        raise
+    return _awaited(value) if inspect.iscoroutine(value) else value
 
 
 async def _awaited(value: Any) -> Any:
@@ -217,10 +222,14 @@ def _telling() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        kept = getattr(getattr(error, "response", None), "extensions", {}).get(ROUTING)
-        if kept:
-            error.__dict__["routing"] = kept()
+        _tell(error)
         raise
+
+
+def _tell(error: Exception) -> None:
+    kept = getattr(getattr(error, "response", None), "extensions", {}).get(ROUTING)
+    if kept:
+        error.__dict__["routing"] = kept()
 
 
 def routed_manager(manager: Any) -> Any:

@@ -113,7 +113,7 @@ class Run:
         assert self.judged.decision
         assert self.standing
         decision = self.judged.decision
-        if decision.decided_by != "pinned" and not (self.in_tool_loop or self.config.per_step or self.thread):
+        if decision.decided_by != "pinned" and not (self.in_tool_loop or self.thread):
             highest = self._highest()
             decision = self.parts.talks.prefer(self.standing, decision, self.body, self.size, max_tier=highest)
         self.decision = self._within_budget(decision)

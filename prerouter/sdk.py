@@ -19,6 +19,7 @@ from prerouter.flights import Fault
 from prerouter.prompt import Prompt
 from prerouter.reading import Reading
 from prerouter.records import Request, Verdict
+from prerouter.sdkfaults import BadBody, fault
 from prerouter.sections import ClassifierSettings
 
 if TYPE_CHECKING:
@@ -34,13 +35,8 @@ LISTING_S = 15.0  # seconds for the list of models, the SDK's import included
 MAX_BYTES = 2**20  # of a response, decoded; an answer is some 2 kB. More would cost memory and hold up the other calls
 MAX_REDIRECTS = 2  # the API has none, a gateway may have one; httpx2 would follow 20 for each try
 
-NO_EVENTS = ("AnthropicBedrock", "AsyncAnthropicBedrock")  # their streams are not server-sent events
+_NO_EVENTS = {"AnthropicBedrock", "AsyncAnthropicBedrock"}  # their streams are not server-sent events
 _LABEL = re.compile(r'\s*\{\s*"label"\s*:\s*"([^"\\]*)"')  # the schema has the label first
-
-_RETRIED = frozenset((408, 409, 429))  # and 500 upwards: what the SDK would retry (CLAUDE_API.md, section 8)
-_NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
-_FINAL = frozenset((400, 401, 402, 403, 404, 413))  # no other answer comes, whatever x-should-retry says
-SPENT = frozenset(("enforced_spend_limit_reached", "contract_spend_limit_reached"))
 
 
 def has_key(client: Any = None) -> bool:
@@ -115,7 +111,7 @@ class Sdk:
     async def ask_early(self, request: Request, timeout_s: float, told: Callable[[str], None]) -> Verdict:
         client, prompt = self.client(), self._prompt
         assert prompt is not None
-        if type(client).__name__ in NO_EVENTS:
+        if not streams_events(client):
             return await self.ask(request, timeout_s)
         early = _Early(prompt, told)
         try:
@@ -151,7 +147,21 @@ class Sdk:
         if is_async(client):
             await client.close()
         else:
+            self._close_after_calls(client)
+
+    def _close_after_calls(self, client: Any) -> None:
+        """A connection that is just being made under a client that closes would be left open."""
+        left = set(self._threads)
+
+        def ended(call: Future[tuple[bytes, Headers]]) -> None:
+            left.discard(call)
+            if not left:
+                client.close()
+
+        if not left:
             client.close()
+        for call in tuple(left):
+            call.add_done_callback(ended)
 
     def client(self) -> Any:
         """The client, made on the flights' thread: importing the SDK takes most of a second."""
@@ -203,10 +213,6 @@ class _Early:
         return fault
 
 
-class _BadBody(Exception):
-    """The headers of a success came, the body did not. Leaving the response then drops its connection."""
-
-
 async def _send(client: Any, body: dict[str, Any], timeout_s: float, seen: Seen | None = None) -> tuple[bytes, Headers]:
     async with client.messages.with_streaming_response.create(**body, timeout=timeout_s) as response:
         with _reading() as read:
@@ -227,13 +233,13 @@ def _send_blocking(
 
 @contextmanager
 def _reading() -> Iterator[bytearray]:
-    """A body to be filled; whatever goes wrong meanwhile is a _BadBody."""
+    """A body to be filled; whatever goes wrong meanwhile is a BadBody."""
     try:
         yield bytearray()
-    except _BadBody:
+    except BadBody:
         raise
     except Exception as error:
-        raise _BadBody("the response broke off") from error
+        raise BadBody("the response broke off") from error
 
 
 def _add(body: bytearray, chunk: bytes, seen: Seen | None) -> None:
@@ -241,61 +247,7 @@ def _add(body: bytearray, chunk: bytes, seen: Seen | None) -> None:
     if seen:
         seen(chunk)
     if len(body) > MAX_BYTES:
-        raise _BadBody(f"the response is longer than {MAX_BYTES} bytes")
-
-
-def fault(error: Exception) -> Fault:
-    """What an exception of a call comes to."""
-    import anthropic
-
-    if isinstance(error, _BadBody):
-        return Fault("classifier_invalid", str(error))
-    if isinstance(error, anthropic.APIStatusError):
-        return _status_fault(error)
-    if isinstance(error, anthropic.APITimeoutError):
-        return Fault("classifier_timeout", "the connection timed out", sent=_sent(error))
-    if isinstance(error, anthropic.APIConnectionError):
-        cause = type(error.__cause__).__name__
-        retry = cause != "TooManyRedirects"
-        return Fault("classifier_error", f"no connection: {cause}", retry=retry, sent=_sent(error))
-    return Fault("classifier_error", type(error).__name__)
-
-
-def _sent(error: Exception) -> bool:
-    """False when there was no connection to send anything over."""
-    return type(error.__cause__).__name__ not in ("ConnectError", "ConnectTimeout", "PoolTimeout")
-
-
-def _status_fault(error: Any) -> Fault:
-    headers, status = error.response.headers, error.status_code
-    names = " ".join(name for name in (error.type, error.error_code) if _is_name(name))
-    told = f"HTTP {status} {names} request_id={error.request_id if _is_name(error.request_id) else None}"
-    wanted = {"true": True, "false": False}.get(headers.get("x-should-retry"), status in _RETRIED or status >= 500)
-    retry = wanted and status not in _FINAL and error.error_code not in SPENT
-    return Fault("classifier_error", told, retry=retry, retry_after_s=retry_after_s(headers), status=status)
-
-
-def _is_name(value: object) -> bool:
-    """Whether it is what the API calls things; a gateway may put anything there, keys included, and this is logged."""
-    return isinstance(value, str) and _NAME.fullmatch(value) is not None
-
-
-def retry_after_s(headers: Any) -> float:
-    """Seconds, >= 0; 0 when absent or unreadable. `retry-after` is a number of seconds or an HTTP date (RFC 9110)."""
-    from email.utils import parsedate_to_datetime
-
-    for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        value = headers.get(name, "")
-        try:
-            seconds = float(value) * scale
-        except ValueError:
-            try:
-                seconds = parsedate_to_datetime(value).timestamp() - time.time()
-            except ValueError:
-                continue
-        if seconds > 0:  # false for NaN
-            return seconds
-    return 0.0
+        raise BadBody(f"the response is longer than {MAX_BYTES} bytes")
 
 
 def new_client(*, asynchronous: bool) -> Any:
@@ -315,6 +267,11 @@ def check_client(client: Any) -> None:
     if is_async(client) and _has_own_http(client):
         what = "an async client with its own http_client belongs to its event loop"
         raise ConfigError(what, where="client", next_step="pass an anthropic.Anthropic with that http_client")
+
+
+def streams_events(client: Any) -> bool:
+    """Whether a stream of this client is made of server-sent events."""
+    return _NO_EVENTS.isdisjoint(kind.__name__ for kind in type(client).__mro__)
 
 
 def is_async(client: Any) -> bool:

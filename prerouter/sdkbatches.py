@@ -14,7 +14,8 @@ from typing import Any
 
 from prerouter.background import in_thread
 from prerouter.flights import Fault
-from prerouter.sdk import Sdk, fault, is_async
+from prerouter.sdk import Sdk, is_async
+from prerouter.sdkfaults import fault
 
 UPLOAD_S, ASK_S = 600.0, 60.0  # seconds for sending a batch or reading its results, and for asking about it
 LISTED = 100  # batches on one page of the list

@@ -161,7 +161,7 @@ def _told(error: Exception) -> Exception:
         return error
     if isinstance(error, PreRouterError):
         return UpstreamError(error.what, where=error.where, next_step=error.next_step, cause=error)
-    from prerouter.sdk import fault
+    from prerouter.sdkfaults import fault
 
     step = "check the key and the request" if getattr(error, "status_code", 500) < 500 else "try again later"
     return UpstreamError(f"Claude refused: {fault(error).told}", where="send", next_step=step, cause=error)

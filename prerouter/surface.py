@@ -63,7 +63,8 @@ class Method:
 
     def __call__(self, *args: Any, dispatch_config: Mapping[str, Any] | None = None, **arguments: Any) -> Any:
         clients = self._clients()
-        clients.check(dispatch_config)
+        if dispatch_config is not None:
+            clients.check(dispatch_config)
         client = clients.for_call(self._path, arguments)
         if dispatch_config is not None and client is not clients.plain:
             arguments["extra_body"] = {**(arguments.get("extra_body") or {}), CONFIG: dict(dispatch_config)}
@@ -71,7 +72,7 @@ class Method:
         call = _at(client, self._path)
         if client is not clients.routing:
             return call(*args, **arguments)
-        made = with_error_routing(call)(*args, **arguments)
+        made = with_error_routing(call, *args, **arguments)
         return routed_manager(made) if self._path[-2:] == ("messages", "stream") else made
 
 

@@ -132,7 +132,7 @@ def _render_1(body: Body) -> Request:
     talk = read(body)
     at = _current(talk.turns)
     now = talk.turns[at:]
-    earlier = _earlier(talk.turns[:at]) if now else ""
+    earlier = _earlier(talk.turns[:at]) if now and at else ""
     said, n_said = _said(now[:1])
     results, n_results = _results(now)
     words = _shorten(said, MAX_CHARS - len(earlier) - len(results))
@@ -174,6 +174,8 @@ def _said(turns: list[Turn]) -> tuple[str, int]:
     """What was said, with marks for what is no text, equal ones counted; and its characters before any cut."""
     blocks = [block for turn in turns for block in turn.said]
     texts = [block.text for block in blocks]
+    if len(blocks) == 1 and blocks[0].kind == "text":  # as most are; what follows comes to the same
+        return texts[0], len(texts[0])
     parts = [_part(block, text) for block, text in zip(blocks, texts, strict=True)]
     runs = ((part, len(list(run))) for part, run in groupby(parts))
     lines = (f"{part} x{n}" if n > 1 and _MARK.fullmatch(part) else "\n".join([part] * n) for part, n in runs)

@@ -37,6 +37,9 @@ class Prices:
     cache_write_1h: Decimal
 
 
+_COUNTED = tuple((field.name, f"{field.name}_tokens") for field in fields(Prices))  # price, tokens of `Usage`
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LongPrompt(Prices):
     """Prices of a whole request, output included, whose prompt has more than `above_tokens` tokens."""
@@ -161,8 +164,7 @@ class TierTable:
 
     def find(self, name: str) -> Model | None:
         """The model with this id or dated alias, or None."""
-        by_alias = (model for model in self.models.values() if name in model.aliases)
-        return self.models.get(name) or next(by_alias, None)
+        return self.models.get(name) or next((m for m in self.models.values() if name in m.aliases), None)
 
     def first_model(self, tier: str, accepts: Callable[[Model], bool] = lambda _: True) -> str:
         """Id of the first model of `tier` that `accepts`; UnsupportedRequest when none does."""
@@ -187,9 +189,9 @@ def cost(model: Model, usage: Usage, *, batch: bool = False, geo_us: bool = Fals
     """
     if batch and fast:
         raise UnsupportedRequest("a batch cannot be fast", where=model.id, next_step="leave `speed` out of batches")
-    counts = {field.name: getattr(usage, f"{field.name}_tokens") for field in fields(Prices)}
-    prices = model.prices_at(sum(counts.values()) - usage.output_tokens)
-    dollars = sum((n * getattr(prices, key) for key, n in counts.items()), Decimal(0)).scaleb(-6)
+    counts = [(key, n) for key, name in _COUNTED if (n := getattr(usage, name))]
+    prices = model.prices_at(sum([n for _, n in counts]) - usage.output_tokens)
+    dollars = sum([n * getattr(prices, key) for key, n in counts], Decimal(0)).scaleb(-6)
     for key in [k for k, asked in (("batch_factor", batch), ("us_factor", geo_us), ("fast_factor", fast)) if asked]:
         if getattr(model, key) is None:
             step = f"choose another model, or set tiers.models.{model.id}.{key}"
@@ -212,6 +214,8 @@ def turn_cost(model: Model, *, cached: int = 0, new: int, output: int, write: Li
 
 def convert_tokens(count: int, counted_by: Model, wanted_by: Model) -> int:
     """`count` tokens of one model in another's: equal within a tokenizer generation, else an estimate, rounded up."""
+    if not count or counted_by.tokens_per_text == wanted_by.tokens_per_text:
+        return count
     return math.ceil(count * wanted_by.tokens_per_text / counted_by.tokens_per_text)
 
 

@@ -236,6 +236,8 @@ class FakeClaude:
         started.set()
         await self._stop.wait()
         server.close()
+        for _ in range(3):  # what asyncio accepted just now becomes a connection: cancelled before, its socket is lost
+            await asyncio.sleep(0)
         tasks = [connection.reset() for connection in list(connections)]
         await asyncio.gather(*(task for task in tasks if task), return_exceptions=True)
 

@@ -21,6 +21,7 @@ ORDER = [
         "drift",
         "edetector",
         "errors",
+        "forks",
         "guard",
         "logmigrations",
         "logrecords",
@@ -83,9 +84,11 @@ ORDER = [
         "purse",
         "reportview",
         "rollups",
+        "sdkfaults",
         "tracker",
     },
     {
+        "attempts",
         "ballot",
         "budgets",
         "certify",
@@ -109,7 +112,6 @@ ORDER = [
     },
     {
         "agreement",
-        "attempts",
         "claude",
         "conversations",
         "fitting",
@@ -158,7 +160,7 @@ ORDER = [
     {"__init__", "__main__"},
 ]
 ROOMS_OF = {
-    "anthropic": {"sdk", "routingreply"},
+    "anthropic": {"sdk", "sdkfaults", "routingreply"},
     "onnxruntime": {"encoder", "export"},
     "onnx": {"export"},
     "torch": {"export", "finetune"},

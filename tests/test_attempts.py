@@ -120,7 +120,15 @@ def test_no_other_model_is_asked_where_there_is_no_connection() -> None:
 def test_an_error_is_told_by_names_only() -> None:
     odd = error(500, kind="your key sk-ant-api03-abc", code="a_code")
     made = attempt(
-        odd, bill(odd, OPUS, TABLE, BODY), model="m", tier=None, why="first", outcome="failed", adaptations=(), now=2.0
+        odd,
+        bill(odd, OPUS, TABLE, BODY),
+        model="m",
+        tier=None,
+        why="first",
+        outcome="failed",
+        usd=Decimal(0),
+        adaptations=(),
+        now=2.0,
     )
     assert (made.error, made.seconds) == ("unknown a_code", 1.0)
 

@@ -574,10 +574,11 @@ def test_the_rate_is_kept(make: Make, claude: FakeClaude) -> None:
 
 def test_a_short_wait_for_the_rate_is_waited(make: Make, claude: FakeClaude) -> None:
     classifier = make(rpm=50, deadline_s=30.0)
+    start = time.monotonic()
     verdicts = [in_thread(classifier.classify, ask(f"{i}")) for i in range(6)]
     assert {future.result().reason for future in verdicts} == {"classified"}
-    times = sorted(call.at for call in claude.calls())
-    assert times[-1] - times[0] >= 1.0, "five at once, the sixth 1.2 s later"
+    last = max(call.at for call in claude.calls())
+    assert last - start >= 1.15, "five leave at once, the sixth 1.2 s after the first left, whenever that arrived"
 
 
 def test_100_distinct_requests_at_once_pass_at_the_default_rate(make: Make, claude: FakeClaude) -> None:

@@ -7,6 +7,7 @@ import copy
 import gc
 import json
 import pickle
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
+import httpx2
 import pydantic
 import pytest
 from fake_claude import (
@@ -275,6 +277,18 @@ def test_the_kind_of_client_is_checked(claude: FakeClaude) -> None:
         Dispatch(Dispatch(claude.client()))
 
 
+def test_a_copy_is_a_dispatch_too_and_what_is_closed_twice_is_closed(
+    claude: FakeClaude, client: Dispatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert client.copy(timeout=50.0).messages.create(**ask()).routing.model == HAIKU
+    monkeypatch.setenv("ANTHROPIC_API_KEY", claude.valid_key)
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", claude.url)
+    own = Dispatch()
+    assert own.messages.create(**ask()).routing.model == HAIKU
+    for closing in (own, own, Dispatch()):
+        closing.close()
+
+
 def test_a_bedrock_stream_is_refused_in_words(router: PreRouter, claude: FakeClaude) -> None:
     bedrock = anthropic.AnthropicBedrock(aws_region="x", api_key="k", base_url=claude.url)
     with pytest.raises(UnsupportedRequest, match="Bedrock"), Dispatch(bedrock, router).messages.stream(**ask()):
@@ -384,6 +398,56 @@ def test_a_served_model_that_was_not_asked_for_is_named_and_paid(send: Send, cla
     reply = send(**ask())
     assert reply.routing.warnings == (f"asked for {HAIKU}, served by claude-opus-5",)
     assert (reply.routing.model, reply.routing.served) == (HAIKU, "claude-opus-5")
+
+
+@pytest.mark.parametrize("timeout", [0.3, httpx2.Timeout(30.0, read=0.3)])
+def test_a_client_without_patience_is_not_made_to_wait(
+    claude: FakeClaude, router: PreRouter, timeout: float | httpx2.Timeout
+) -> None:
+    claude.always(Hang(30))
+    started = time.monotonic()
+    with pytest.raises(anthropic.APITimeoutError) as caught:
+        Dispatch(claude.client(timeout=timeout), router).messages.create(**ask())
+    tried = caught.value.routing.attempts  # type: ignore[attr-defined]
+    assert [(one.model, one.outcome) for one in tried] == [(name, "timeout") for name in (HAIKU, SONNET, OPUS)]
+    assert time.monotonic() - started < 3 * 0.3 + 3
+
+
+def test_who_interrupts_leaves_nothing_behind(claude: FakeClaude, client: Dispatch) -> None:
+    claude.script(Hang(30))
+    ready = threading.Thread(target=lambda: (claude.wait_for_calls(1), signal.raise_signal(signal.SIGINT)))
+    ready.start()
+    with pytest.raises(KeyboardInterrupt):
+        client.messages.create(**ask())
+    ready.join()
+    claude.wait_until_idle()
+    assert client.messages.create(**ask()).routing.model == HAIKU
+    report = client.report()
+    assert (report.attempts, report.errors) == ({"cancelled": 1, "answered": 1}, {"KeyboardInterrupt": 1})
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_a_stream_of_garbage_is_never_whole(router: PreRouter, shown: bool) -> None:
+    def respond(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, content=parts(), headers={"content-type": "text/event-stream"})
+
+    def parts() -> Iterator[bytes]:
+        start = {"type": "message_start", "message": {"model": HAIKU, "usage": {"input_tokens": 9}}}
+        text = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Four"}}
+        block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+        for event in (start, block, text) if shown else (start, block):
+            yield f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
+        yield b"event: content_block_delta\ndata: {garbage\n\nevent: message_stop\ndata: {}\n\n"
+
+    http = httpx2.Client(transport=httpx2.MockTransport(respond))
+    bare = anthropic.Anthropic(api_key="k", base_url="http://a.invalid", http_client=http)
+    client = Dispatch(bare, router)
+    with pytest.raises(UpstreamError) as caught:
+        list(client.messages.create(**ask(stream=True)))
+    routing = caught.value.routing  # type: ignore[attr-defined]
+    assert {one.outcome for one in routing.attempts} == {"cut"}
+    assert (len(routing.attempts) == 1) == shown  # what was shown is not begun anew
+    assert routing.cost_usd == client.report().total.usd > 0
 
 
 def test_no_answer_in_time_is_an_error_of_both_kinds(send: Send, claude: FakeClaude, log: RouteLog) -> None:

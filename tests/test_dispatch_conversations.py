@@ -170,6 +170,22 @@ def test_a_switch_has_to_pay_for_the_prompt_cache_that_it_loses(client: Dispatch
     assert reply.routing.model == HAIKU
 
 
+@pytest.mark.parametrize(("words", "model"), [(12_000, "claude-opus-5"), (100, HAIKU)])
+def test_a_step_decided_anew_stays_with_the_prompt_cache_where_leaving_does_not_pay(
+    send: Send, claude: FakeClaude, words: int, model: str
+) -> None:
+    _label(claude, "complex", "simple")
+    claude.script(ToolUse("add"), when=lambda body: not asks_for_label(body))
+    messages: list[Any] = [{"role": "user", "content": UNSURE}]
+    mark = {"type": "text", "text": "The quick brown fox jumps. " * words, "cache_control": {"type": "ephemeral"}}
+    asked = {"max_tokens": 2_000, "tools": [TOOL], "system": [mark], "thinking": {"type": "disabled"}}
+    _turn(messages, send(messages=messages, **asked, dispatch_config={"per_step": True}))
+    messages[-1]["content"].append({"type": "text", "text": f"もう一度。{UNSURE}"})
+    reply = send(messages=messages, **asked, dispatch_config={"per_step": True})
+    assert (_served(claude), reply.routing.decision.label) == (["claude-opus-5", model], "simple")
+    assert ("stickiness" in reply.routing.decision.adjusted_by) == (model != HAIKU)
+
+
 # ---- fitting -----------------------------------------------------------------------------------------------------
 
 

@@ -116,12 +116,19 @@ def test_an_error_event_is_known_by_its_type() -> None:
 
 @pytest.mark.parametrize(
     "junk",
-    [b"event: message_start\ndata: [1]\n\n", b"event: error\ndata: {\n\n", b"data: x\n\n", b"\xff\n\n", b":\n\n\n"],
+    [b"event: ping\ndata: {\n\n", b"event: message_start\n\n", b"data: x\n\n", b"\xff\n\n", b":\n\n\n"],
 )
-def test_junk_events_are_passed_over(junk: bytes) -> None:
+def test_junk_that_the_sdk_passes_over_is_passed_over(junk: bytes) -> None:
     made = reading(junk, wire(*WHOLE))
     made.ended(1.0)
     assert made.whole
+
+
+@pytest.mark.parametrize("name", ["message_start", "content_block_delta", "content_block_stop", "error", "new_in_2027"])
+@pytest.mark.parametrize("data", ["{", "[1]", "null"])
+def test_a_stream_with_an_event_that_the_sdk_cannot_read_is_over(name: str, data: str) -> None:
+    made = reading(wire(*WHOLE[:3]), f"event: {name}\ndata: {data}\n\n".encode())
+    assert (made.state, made.whole, made.fault) == ("over", False, "an event is no JSON object")
 
 
 @pytest.mark.parametrize(
