@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from functools import cache
 from typing import Any
 
 from prerouter.attempts import TIMEOUT
+from prerouter.batchverbs import replace_parts
 from prerouter.calls import LINGER_S, fault_of
-from prerouter.engine import Ask, Await, Complete, Drop, Effect, Pause, Start, serve
+from prerouter.effects import Ask, Await, Complete, Drop, Effect, Hand, Pause, Start
+from prerouter.engine import serve
 from prerouter.errors import UpstreamError
-from prerouter.lookups import counted_as, is_first_page, listed, own_model
+from prerouter.lookups import counted_as, is_first_page, listed, lists_batches, own_model
 from prerouter.middleware import (
     failed,
+    reading_of,
     run_of,
     sent_as,
     stream_left,
@@ -22,8 +26,16 @@ from prerouter.middleware import (
 )
 from prerouter.parts import Parts, Try
 from prerouter.reading import Reading
-from prerouter.routingreply import is_connection_error, response_of, sdk_error, with_body, with_stream
+from prerouter.routingreply import (
+    is_connection_error,
+    response_of,
+    sdk_error,
+    spoken_response,
+    with_body,
+    with_stream,
+)
 from prerouter.run import Run
+from prerouter.spoken import Spoken
 
 NextCall = Callable[[Any], Awaitable[Any]]
 
@@ -124,6 +136,8 @@ class AsyncSide:
         response = await call_next(request if body is None else request.copy(body=body))
         if is_first_page(request) and response.http_response.is_success:
             listed(await response.parse())
+        if lists_batches(request) and response.http_response.is_success:
+            replace_parts(await response.parse(), parts.settings)
         return response
 
     async def _routed(self, run: Run, request: Any, call_next: NextCall) -> Any:
@@ -136,22 +150,24 @@ class AsyncSide:
             await asyncio.gather(*(one.ticket.drop() for one in run.tries), return_exceptions=True)
             failed(run, error)
             raise
+        if isinstance(call, Spoken):
+            return spoken_response(request, self._client, run, call)
         return self._reply(run, call)
 
-    async def _served(self, run: Run, request: Any, call_next: NextCall) -> AsyncCall:
+    async def _served(self, run: Run, request: Any, call_next: NextCall) -> AsyncCall | Spoken:
         work, told = serve(run), None
         try:
             while True:
                 told = await self._done(run, work.send(told), request, call_next)
         except StopIteration as end:
-            call: AsyncCall = end.value
+            call: AsyncCall | Spoken = end.value
             return call
 
     async def _done(self, run: Run, effect: Effect, request: Any, call_next: NextCall) -> Any:
         clock = run.parts.clock
         if isinstance(effect, Start):
-            sent = sent_as(request, effect.body, effect.until - clock(), self._client)
-            reading = Reading(stream=run.stream, began_s=clock())
+            reading = reading_of(run, effect)
+            sent = sent_as(request, effect.body, effect.until - clock(), self._client, stream=reading.stream)
             return AsyncCall(lambda: call_next(sent), reading, clock, beside=run.decision is None)
         if isinstance(effect, Await):
             waited: Any = effect.ticket
@@ -164,7 +180,10 @@ class AsyncSide:
         elif isinstance(effect, Pause):
             await asyncio.sleep(effect.seconds)
         elif isinstance(effect, Ask) and run.judged:
-            await run.judged.aask(effect.max_wait_s)
+            await run.judged.aask(effect.max_wait_s, effect.classifier)
+        elif isinstance(effect, Hand):
+            told = run.parts.people.hand(effect.how, effect.case)
+            return await told if inspect.isawaitable(told) else told
         elif isinstance(effect, Complete) and run.judged:
             await run.judged.acomplete()
         return None

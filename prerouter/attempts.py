@@ -129,8 +129,11 @@ class Bill:
     fast: bool
 
 
-def bill(reading: Reading, model: Model, table: TierTable, body: Mapping[str, Any]) -> Bill:
-    """The bill of a response to `body`, as far as its usage tells. `model`: asked for, and taken for an unknown one."""
+def bill(reading: Reading, model: Model, table: TierTable, body: Mapping[str, Any], *, batch: bool = False) -> Bill:
+    """The bill of a response to `body`, as far as its usage tells. `model`: asked for, and taken for an unknown one.
+
+    batch: it came through Message Batches.
+    """
     message = reading.message or {}
     told = Reply.of(message)
     usage = message.get("usage") if isinstance(message.get("usage"), dict) else {}
@@ -139,7 +142,7 @@ def bill(reading: Reading, model: Model, table: TierTable, body: Mapping[str, An
     fast = _asked(usage, body, "speed") == "fast"
     # A refusal before any output is not billed, though its usage shows tokens (CLAUDE_API.md, section 5).
     free = told.stop_reason == "refusal" and not reading.content
-    usd = Decimal(0) if free else _price(served or model, told.usage, geo_us=geo_us, fast=fast)
+    usd = Decimal(0) if free else _price(served or model, told.usage, batch=batch, geo_us=geo_us, fast=fast)
     return Bill(told.usage, usd, told.model, told.stop_reason, geo_us, fast)
 
 
@@ -147,11 +150,11 @@ def _asked(usage: Any, body: Mapping[str, Any], key: str) -> Any:
     return usage.get(key) or body.get(key)
 
 
-def _price(model: Model, usage: Usage, *, geo_us: bool, fast: bool) -> Decimal:
+def _price(model: Model, usage: Usage, *, batch: bool, geo_us: bool, fast: bool) -> Decimal:
     try:
-        return cost(model, usage, geo_us=geo_us, fast=fast)
+        return cost(model, usage, batch=batch, geo_us=geo_us, fast=fast)
     except UnsupportedRequest:  # the table knows no such factor, the API did
-        return cost(model, usage)
+        return cost(model, usage, batch=batch)
 
 
 def attempt(

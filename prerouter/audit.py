@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from prerouter.claude import Classifier
+from prerouter.levels import classifier_of
 from prerouter.local import LocalClassifier
 from prerouter.logrecords import RowLabel, RowRef
 from prerouter.records import Decision, Request, Scores, Verdict
@@ -114,7 +115,7 @@ class AuditLane:
     ) -> AuditLane:
         """The lane of a router: its classifier's prompt and model, with a rate and patience of its own."""
         patient = replace(settings.classifier, deadline_s=DEADLINE_S, rpm=settings.audit.rpm, fall_through="wait")
-        asks = Classifier(taxonomy, tiers, patient, client=client)
+        asks = classifier_of(taxonomy, tiers, patient, client=client)
         return cls(asks, tiers.model(settings.classifier.model).id, settings.audit, clock=clock)
 
     def toss(self) -> float:

@@ -56,8 +56,12 @@ class Ballot:
         if not said or len(said) < len(self.prompts):
             return None
         label = self._winner(said, votes)
-        own = said[0].confidence if len(self.prompts) == 1 else votes[label] / len(said)
-        return self._fields(max(said, key=lambda a: a.at), label, votes, own)
+        last = max(said, key=lambda a: a.at)
+        if len(self.prompts) == 1:
+            return self._fields(last, label, votes, said[0].confidence)
+        stated = [answer.confidence for answer in said if answer.label == label]
+        mean = round(sum(stated) / len(stated), 6)  # with the share, what `calibration` learns from
+        return self._fields(last, label, votes, votes[label] / len(said)) | {"stated": mean}
 
     def _winner(self, said: Sequence[Answer], votes: Counter[str]) -> str:
         """Most votes; of equals the surest in sum; of these the label to take when torn, else the strongest."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from prerouter.errors import ConfigError, PreRouterError
 from prerouter.files import shipped
 from prerouter.local import LocalClassifier
+from prerouter.nolocal import fits
 from prerouter.settings import Settings
 from prerouter.taxonomy import Taxonomy
 
@@ -28,13 +29,18 @@ def model_folder(source: str | Path | None, settings: Settings) -> Path:
     return named
 
 
-def taxonomy_in_force(given: Taxonomy | str | Path | None, settings: Settings, local: LocalClassifier) -> Taxonomy:
-    """The taxonomy that labels mean: its labels must be the model's, in the model's order. Raises ConfigError."""
+def taxonomy_in_force(
+    given: Taxonomy | str | Path | None, settings: Settings, local: LocalClassifier, *, named: bool
+) -> Taxonomy:
+    """The taxonomy that labels mean: its labels must be the model's, in the model's order.
+
+    named: whether somebody named the model; else a folder of routes does without one. Raises ConfigError.
+    """
     where = given or (settings.resolve(settings.taxonomy) if settings.taxonomy else None)
     if where is None:
         return local.taxonomy
     taxonomy = where if isinstance(where, Taxonomy) else Taxonomy.load(Path(where))
-    if taxonomy.names != local.taxonomy.names or taxonomy.ordered != local.taxonomy.ordered:
+    if not fits(local, taxonomy) and (named or taxonomy.handoff is None):
         ours, theirs = (f"{list(t.names)}, {'' if t.ordered else 'not '}ordered," for t in (taxonomy, local.taxonomy))
         raise ConfigError(
             f"labels {ours} are not the model's {theirs[:-1]}",
@@ -93,7 +99,7 @@ class Watch:
         found = LocalClassifier.load(_asked(named, self._settings) if isinstance(named, str) else named)
         if found.model_folder_id == serving.model_folder_id:
             return None
-        if taxonomy_in_force(self._taxonomy, self._settings, found).id != labels.id:
+        if taxonomy_in_force(self._taxonomy, self._settings, found, named=True).id != labels.id:
             step = "restart the service"
             raise ConfigError("its taxonomy is another one", where=found.model_folder_id, next_step=step)
         found.warm()  # a second stage that does not work is refused here, not at a user's request

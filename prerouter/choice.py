@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from prerouter.dispatchrecords import Why
 from prerouter.errors import BudgetExceeded
-from prerouter.fitting import Fitted, Misfit, fits, none_fits, worst_case_usd
+from prerouter.fitting import Fitted, Misfit, fits, measure, none_fits, worst_case_usd
 from prerouter.plan import Candidate, Place, first_places, next_places
 from prerouter.run import Run
 
@@ -108,12 +108,16 @@ class Choice:
         assert run.standing
         if run.fixed:
             return Candidate(place, model, Fitted(dict(run.body), (), run.size.prompt_tokens(model)), why)
-        prepared = run.parts.talks.prepared(run.standing, run.body, place.model)
+        prepared = run.parts.talks.prepared(run.standing, run.body, place.model, run.specialist)
         if prepared is None:
             self._misfits.append(Misfit(place.model, "thinking", "did not make the thinking blocks of this turn"))
             return None
         body, left_out = prepared
-        fitted = fits(body, model, run.size, run.config, lenient=lenient, free_sampling=run.free_sampling)
+        size = run.size
+        if run.specialist:
+            body = run.specialist.applied(body, model)
+            size = measure(body)
+        fitted = fits(body, model, size, run.config, lenient=lenient, free_sampling=run.free_sampling)
         if isinstance(fitted, Misfit):
             self._misfits.append(fitted)
             return None

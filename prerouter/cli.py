@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from prerouter.errors import ConfigError, PreRouterError
 from prerouter.flags import Parser, command, lazy, positive
+from prerouter.flags_batch import COMMANDS as BATCH
 from prerouter.flags_evaluate import COMMANDS as EVALUATE
 from prerouter.flags_label import COMMANDS as LABEL
 from prerouter.flags_learn import COMMANDS as LEARN
@@ -98,7 +99,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workspace", metavar="DIR", default=None, help="default: the nearest parent that is one")
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
-    for add in (_route, *SEND, *LABEL, *REVIEW, *LEARN, *EVALUATE, *MONITOR, *REPORT, _log, _init, _doctor, _demo):
+    for add in (
+        _route,
+        *SEND,
+        *BATCH,
+        *LABEL,
+        *REVIEW,
+        *LEARN,
+        *EVALUATE,
+        *MONITOR,
+        *REPORT,
+        _log,
+        _init,
+        _doctor,
+        _demo,
+    ):
         add(commands, shared)
     return parser
 
@@ -179,6 +194,7 @@ def _doctor(commands: Any, shared: Parser) -> None:
     parser = command(commands, shared, "doctor", about, "  prerouter doctor --json")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--model", metavar="DIR", help="model folder to check")
+    parser.add_argument("--taxonomy", metavar="DIR", help="check this taxonomy folder instead")
     parser.set_defaults(run=lazy("prerouter.doctor", "run_doctor"))
 
 

@@ -21,6 +21,7 @@ from prerouter.errors import ConfigError
 from prerouter.forks import new_lock
 from prerouter.promptsize import Size
 from prerouter.records import Decision, Usage
+from prerouter.specialist import Specialist
 from prerouter.tiers import Model, Tier, TierTable, turn_cost
 
 CACHE_S, LONG_CACHE_S = 300.0, 3_600.0  # lifetimes of a prompt cache entry, renewed by every read
@@ -39,12 +40,19 @@ class Cached:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How a conversation's last answer came about: its Decision, the model that gave it, caches by model."""
+    """How a conversation's last answer came about: its Decision, the model that gave it, caches by model.
+
+    specialist: what was put before the conversation. avoided: labels whose specialists gave it back. clarified: the
+    answer was a clarifying question; its model is "".
+    """
 
     decision: Decision
     model: str
     output_tokens: int
     caches: Mapping[str, Cached]
+    specialist: Specialist | None = None
+    avoided: frozenset[str] = frozenset()
+    clarified: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +97,8 @@ class Conversations:
         with self._lock:
             route = next(filter(None, (self._routes.get(key, 0) for key in keys)), None)
             makers = [self._makers.get(thoughts.stamp(block), 0) for block in open_blocks]
-        model = next(filter(None, makers), None) or (route.model if route else None)
+        maker = next(filter(None, makers), None)
+        model = maker.split()[0] if maker else route.model if route else None
         return Standing(
             key=name or (keys[0].hex() if keys else None),
             in_tool_loop=begins < len(messages),
@@ -129,40 +138,53 @@ class Conversations:
         return replace(decision, tier=name, model=model, adjusted_by=(*decision.adjusted_by, "stickiness"))
 
     def prepared(
-        self, standing: Standing, body: Mapping[str, Any], model: str
+        self, standing: Standing, body: Mapping[str, Any], model: str, specialist: Specialist | None = None
     ) -> tuple[Mapping[str, Any], tuple[str, ...]] | None:
         """`body` without the thinking blocks of finished turns that `model` did not make, and what was left out.
 
+        So are those that it made behind another specialist's words: they are tied to all that came before them.
         Blocks whose maker is unknown go too. The same object when there is nothing to leave out; None when the
         unfinished turn holds blocks of another model: they may not be taken out, and this model may not be given them.
         """
         if not standing.thoughtful:
             return body, ()
-        messages, model = thoughts.messages_of(body), self._id(model)
-        if standing.bound and any(
-            (self._maker(b) or standing.model) != model for b in thoughts.thinking(messages[standing.begins :])
+        messages, maker = thoughts.messages_of(body), _maker_name(self._id(model), specialist)
+        unknown = standing.model == self._id(model)  # what nobody remembers is taken for the last model's
+        if standing.bound and not all(
+            made == maker if (made := self._maker(block)) else unknown
+            for block in thoughts.thinking(messages[standing.begins :])
         ):
             return None
-        kept, gone = thoughts.without(messages, standing.begins, lambda block: self._maker(block) != model)
+        kept, gone = thoughts.without(messages, standing.begins, lambda block: self._maker(block) != maker)
         if not gone:
             return body, ()
         return {**body, "messages": kept}, (f"{gone} thinking block{'s' * (gone > 1)} of other models left out",)
 
     def remember(
-        self, standing: Standing, decision: Decision, model: str, content: Sequence[Mapping[str, Any]], usage: Usage
+        self,
+        standing: Standing,
+        decision: Decision,
+        model: str,
+        content: Sequence[Mapping[str, Any]],
+        usage: Usage,
+        *,
+        specialist: Specialist | None = None,
+        avoided: frozenset[str] = frozenset(),
     ) -> None:
         """Keep what a whole answer tells: who gave it, who made its thinking blocks, what lies in the cache now.
 
-        content: the answer's blocks as JSON objects.
+        model: "" for a clarifying question. content: the answer's blocks as JSON objects. specialist, avoided: as in
+        `Route`.
         """
         model, answer = self._id(model), {"role": "assistant", "content": list(content)}
-        route = Route(decision, model, usage.output_tokens, _caches(standing, model, usage))
+        caches, clarified = _caches(standing, model, usage), not model
+        route = Route(decision, model, usage.output_tokens, caches, specialist, avoided, clarified)
         keys = (_joined(standing.tail, answer, standing.conversation_id), _named(standing.conversation_id))
         with self._lock:
             for key in filter(None, keys):
                 self._routes.put(key, route, 0)
             for block in thoughts.thinking([answer]):
-                self._makers.put(thoughts.stamp(block), model, 0)
+                self._makers.put(thoughts.stamp(block), _maker_name(model, specialist), 0)
 
     def _stays(
         self,
@@ -197,6 +219,10 @@ class Conversations:
             return self._table.model(model).id
         except ConfigError:
             return model
+
+
+def _maker_name(model: str, specialist: Specialist | None) -> str:
+    return f"{model} {specialist.id}" if specialist else model
 
 
 def _turn_usd(model: Model, cached: Cached | None, size: Size, answer: int, now: float) -> Decimal:

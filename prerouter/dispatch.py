@@ -7,17 +7,24 @@ reply.routing.model, reply.routing.cost_usd
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from prerouter.batchverbs import BatchVerbs
 from prerouter.budgets import Budgets
+from prerouter.calibration import calibration_of
 from prerouter.conversations import Conversations
 from prerouter.dispatchconfig import DispatchConfig
 from prerouter.errors import ConfigError
 from prerouter.forks import new_lock
+from prerouter.human import Case, People
 from prerouter.ledger import Ledger, Report
+from prerouter.levels import stronger_of
+from prerouter.lookups import how
 from prerouter.parts import Parts
 from prerouter.plan import DeadModels
 from prerouter.router import PreRouter
@@ -25,6 +32,7 @@ from prerouter.routingreply import middleware_of
 from prerouter.sdk import check_client, is_async, new_client
 from prerouter.shadowlane import ShadowLane
 from prerouter.surface import Clients, Surface
+from prerouter.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
     from prerouter.routelog import RouteLog
@@ -37,8 +45,17 @@ class _Base:
 
     _asynchronous = False
 
-    def __init__(self, client: Any = None, router: PreRouter | None = None, log: RouteLog | None = None) -> None:
+    def __init__(
+        self,
+        client: Any = None,
+        router: PreRouter | None = None,
+        log: RouteLog | None = None,
+        *,
+        taxonomy: Taxonomy | str | Path | None = None,
+        on_human: Callable[[Case], Any] | None = None,
+    ) -> None:
         self._given, self._router, self._log = client, router, log
+        self._taxonomy, self._on_human = taxonomy, on_human
         self._own_router = router is None
         self._lock = new_lock(self)
         self._made: Clients | None = None
@@ -48,6 +65,12 @@ class _Base:
         self.models = Surface(self._clients, ("models",))
         if client is not None:
             _check(client, type(self).__name__, asynchronous=self._asynchronous)
+        if router is not None and taxonomy is not None:
+            step = "PreRouter.load(taxonomy=...)"
+            raise ConfigError("a router has its taxonomy already", where="taxonomy", next_step=step)
+        if on_human is not None and not self._asynchronous and inspect.iscoroutinefunction(on_human):
+            step = "pass a plain function, or use AsyncDispatch"
+            raise ConfigError("on_human must be awaited, which Dispatch does not", where="on_human", next_step=step)
 
     @property
     def router(self) -> PreRouter:
@@ -58,6 +81,11 @@ class _Base:
     def rate_headers(self) -> Mapping[str, Mapping[str, str]]:
         """The rate limits that the API last named, as its headers, by model."""
         return self._parts().rates
+
+    @property
+    def routed_batches(self) -> BatchVerbs:
+        """What `messages.batches` does where an item names claude-dispatch."""
+        return self._clients().batches
 
     def report(self) -> Report:
         """What the requests so far cost, in this process; see `ledger.Report`."""
@@ -80,8 +108,9 @@ class _Base:
             return self._made_parts
         with self._lock:
             if self._made_parts is None:
-                router = self._router or PreRouter.load(client=_for_classifier(self._given))
-                self._made_parts = _parts_of(router, self._log, _for_classifier(self._given))
+                given = _for_classifier(self._given)
+                router = self._router or PreRouter.load(client=given, taxonomy=self._taxonomy)
+                self._made_parts = _parts_of(router, self._log, self._on_human, given)
             return self._made_parts
 
     def _clients(self) -> Clients:
@@ -98,13 +127,26 @@ class _Base:
         stack = [*plain.middleware, middleware]
         routing = plain.with_options(middleware=stack, max_retries=0)
         light = plain.with_options(middleware=stack)
-        return Clients(plain, routing, light, self._check_config, lambda name: self._parts().table.find(name))
+        batches = BatchVerbs(self._parts, plain, how)
+        return Clients(
+            plain,
+            routing,
+            light,
+            self._check_config,
+            lambda name: self._parts().table.find(name),
+            self._has_routes,
+            batches,
+        )
+
+    def _has_routes(self) -> bool:
+        return self._parts().router.taxonomy.handoff is not None
 
     def _check_config(self, value: object) -> DispatchConfig:
         return DispatchConfig.read(value, self._parts().settings)
 
     def _with(self, options: Mapping[str, Any]) -> Any:
-        made = type(self)(self._clients().plain.with_options(**options), self.router, self._log)
+        plain = self._clients().plain.with_options(**options)
+        made = type(self)(plain, self.router, self._log, on_human=self._on_human)
         made._made_parts, made._own_router = self._parts(), False
         return made
 
@@ -122,13 +164,17 @@ class _Base:
             parts.log.flush()
         if self._own_router:
             parts.router.close()
+        if parts.stronger:
+            parts.stronger.close()
 
 
 class Dispatch(_Base):
     """An `anthropic.Anthropic` (or Vertex, Foundry, Bedrock client) that also knows the model "claude-dispatch".
 
     client: None: `anthropic.Anthropic()`, made at the first call. router: None: `PreRouter.load()`. log: gets every
-    request with its reply; None: the router's log, if it has one. Thread-safe.
+    request with its reply; None: the router's log, if it has one. taxonomy: as for `PreRouter.load`, where there is no
+    router. on_human: gets the requests that a rule or a route hands to people (`human.Case`); its text, if it returns
+    one, is the reply. Thread-safe.
     Raises ConfigError for what is no sync client.
     """
 
@@ -194,7 +240,7 @@ class AsyncDispatch(_Base):
         await self.close()
 
 
-def _parts_of(router: PreRouter, log: RouteLog | None, client: Any) -> Parts:
+def _parts_of(router: PreRouter, log: RouteLog | None, on_human: Callable[[Case], Any] | None, client: Any) -> Parts:
     if any(label.tier is None for label in router.taxonomy.labels):
         step = "give every label of the taxonomy a tier"
         raise ConfigError("labels without a tier cannot be dispatched", where="taxonomy", next_step=step)
@@ -205,6 +251,9 @@ def _parts_of(router: PreRouter, log: RouteLog | None, client: Any) -> Parts:
         ledger=Ledger(table, asked=lambda: router.classifier.stats.cost_usd),
         budgets=Budgets(settings, table),
         dead=DeadModels(settings.dispatch.dead_model_s),
+        people=People(settings.state_dir, on_human),
+        stronger=stronger_of(router.taxonomy, table, settings.classifier, client=client),
+        calibrated=calibration_of(router.taxonomy),
         log=log,
         lane=ShadowLane(settings, table, log, client=client) if log else None,
     )

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from prerouter.errors import ConfigError
 from prerouter.policy import matches
 from prerouter.records import Priority
+from prerouter.routes import Human
 from prerouter.sections import Rule
 from prerouter.settings import Settings
 from prerouter.tables import read_table
@@ -21,7 +22,7 @@ from prerouter.tables import read_table
 MAX_DEADLINE_S = 86_400.0
 
 _WHERE = "dispatch_config"
-_OF_RULES = ("context_window", "max_usd", "deadline_s", "speculative", "per_step", "shadow")
+_OF_RULES = ("context_window", "max_usd", "deadline_s", "speculative", "per_step", "shadow", "handoff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class DispatchConfig:
     deadline_s: seconds in (0, 86,400] for the whole request, every attempt included; None: the setting's.
     speculative: the answer that starts while the classifier is asked; None: none ("off" unsays a rule's).
     per_step: every request is decided anew, those inside a tool loop too. shadow: decided and logged, not followed.
+    handoff: a person gets the request, no model: through the queue, or the callback of `Dispatch(on_human=...)`.
     """
 
     priority: Priority | None = None
@@ -48,6 +50,7 @@ class DispatchConfig:
     speculative: Literal["cheap", "generalist", "off"] | None = None
     per_step: bool = False
     shadow: bool = False
+    handoff: Human | None = None
 
     @classmethod
     def read(cls, value: object, settings: Settings) -> DispatchConfig:

@@ -12,7 +12,10 @@ from prerouter.settings import Mode
 
 DISPATCH = "claude-dispatch"  # the model name that is routed
 
-Why = Literal["first", "retry", "next_model", "next_tier", "refusal", "no_text", "speculative", "shadow"]
+Why = Literal[
+    "first", "retry", "next_model", "next_tier", "refusal", "no_text", "speculative", "shadow", "rejection", "step"
+]
+Action = Literal["answer", "clarify", "human", "plan"]  # what a request came to
 Outcome = Literal[
     "open",  # a stream that still runs
     "answered",
@@ -27,6 +30,8 @@ Outcome = Literal[
     "timeout",
     "cut",  # broke off, or is not what a whole answer looks like
     "cancelled",  # not wanted any more: a speculation that lost, a stream that was closed
+    "escalated",  # the specialist gave the request back
+    "unanswered",  # an item of a batch that expired or was cancelled: nothing is billed
 ]
 
 _NO_TOKENS = Usage()
@@ -71,7 +76,8 @@ class Routing:
     model, tier: asked of the attempt that serves, None when none does; served: the model that its response names.
     adaptations: made for that model. cost_usd: classifier and all attempts, US dollars; baseline_usd: the same answer
     at the top tier's prices, None before it is known. seconds: since the request came in; first_byte_s: until the first
-    content, streams only.
+    content, streams only. action: what the request came to. also: labels of further pieces of work in it. steps: labels
+    of a plan, as far as it was carried out. rejected: label whose specialist gave the request back.
     """
 
     decision: Decision
@@ -86,6 +92,10 @@ class Routing:
     seconds: float = 0.0
     first_byte_s: float | None = None
     warnings: tuple[str, ...] = ()
+    action: Action = "answer"
+    also: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
+    rejected: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The routing as a JSON object."""
@@ -93,8 +103,7 @@ class Routing:
         return shown | {
             "decision": self.decision.to_json(),
             "attempts": [attempt.to_json() for attempt in self.attempts],
-            "adaptations": list(self.adaptations),
-            "warnings": list(self.warnings),
+            **{name: list(getattr(self, name)) for name in ("adaptations", "warnings", "also", "steps")},
             "cost_usd": float(self.cost_usd),
             "baseline_usd": None if self.baseline_usd is None else float(self.baseline_usd),
         }

@@ -6,36 +6,22 @@ import argparse
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Literal
 
+from prerouter.checks import Check, State, problem
 from prerouter.errors import PreRouterError, UpstreamError
+from prerouter.files import expanded
 from prerouter.settings import Settings, load_settings, mode
 
 # Prices have moved every one to two months (CLAUDE_API: section 10), so a table older than that deserves a look.
 STALE_DAYS = 60
 
-State = Literal["ok", "note", "problem"]
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line of the report: what was looked at, its state, what was found and what to do."""
-
-    name: str
-    state: State
-    found: str
-    next: str | None = None
-
-    def to_json(self) -> dict[str, str | None]:
-        return {"name": self.name, "state": self.state, "found": self.found, "next": self.next}
-
 
 def run_doctor(options: argparse.Namespace) -> int:
     """Exit code of `prerouter doctor`: 1 when a check is a problem."""
-    checks = list(examine(options.model))
+    found = _taxonomy(options.taxonomy) if options.taxonomy else examine(options.model)
+    checks = list(found)
     problems = [check for check in checks if check.state == "problem"]
     if options.json:
         report = {"ok": not problems, "checks": [check.to_json() for check in checks]}
@@ -52,18 +38,20 @@ def examine(model: str | None = None) -> Iterator[Check]:
         settings = load_settings()
         mode()
     except PreRouterError as error:
-        yield _problem("settings", error)
+        yield problem("settings", error)
         return
     yield Check("settings", "ok", f"workspace {settings.workspace or 'none'}, mode {mode()}")
     for name, look in _CHECKS.items():
         try:
             yield from look(settings, model)
         except PreRouterError as error:
-            yield _problem(name, error)
+            yield problem(name, error)
 
 
-def _problem(name: str, error: PreRouterError) -> Check:
-    return Check(name, "problem", error.what + (f" ({error.where})" if error.where else ""), error.next_step or None)
+def _taxonomy(folder: str) -> Iterator[Check]:
+    from prerouter.taxonomycheck import examine_taxonomy
+
+    return examine_taxonomy(expanded(folder), load_settings())
 
 
 def _model(settings: Settings, model: str | None) -> Iterator[Check]:
@@ -114,7 +102,7 @@ def _claude(settings: Settings, _: str | None) -> Iterator[Check]:
     try:
         listing = list_models(settings.classifier)
     except UpstreamError as error:
-        yield _problem("claude", error)
+        yield problem("claude", error)
         return
     yield Check("claude", "ok", f"{len(listing)} models offered")
     for finding in compare(TierTable.load(settings.tiers), listing):

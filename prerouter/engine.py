@@ -8,73 +8,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
 
-from prerouter import attempts
+from prerouter import attempts, steps
 from prerouter.attempts import Step
 from prerouter.choice import Choice
 from prerouter.dispatchrecords import Why
+from prerouter.effects import Ask, Await, Complete, Drop, Effect, Pause, Start, Ticket, Work
 from prerouter.errors import PreRouterError, UpstreamError
-from prerouter.fitting import calmer
+from prerouter.fitting import calmer, worst_case_usd
+from prerouter.handing import given_back, handed, presumed
 from prerouter.parts import Try
 from prerouter.plan import Candidate
-from prerouter.reading import Reading
 from prerouter.run import Run
+from prerouter.spoken import Spoken
 
 _log = logging.getLogger("prerouter.dispatch")
-
-
-class Ticket(Protocol):
-    """One call on its way, in the hands of the sync or the async side."""
-
-    reading: Reading
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Begin a call. Answered by its Ticket. until: the end of the whole request, on the run's clock."""
-
-    body: dict[str, Any]
-    until: float
-
-
-@dataclass(frozen=True, slots=True)
-class Await:
-    """Wait until the response shows content (a stream) or is over; at `until` it is given up. Answered by None."""
-
-    ticket: Ticket
-    until: float
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """End a call that is not wanted any more. Answered by None."""
-
-    ticket: Ticket
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Wait so many seconds. Answered by None."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """Have the classifier decide, within so many seconds. Answered by None."""
-
-    max_wait_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Complete:
-    """Wait for what the classifier says after its label. Answered by None."""
-
-
-Effect = Start | Await | Drop | Pause | Ask | Complete
-Work = Generator[Effect, Any, Ticket]
 
 
 def serve(run: Run) -> Work:
@@ -90,7 +41,7 @@ def serve(run: Run) -> Work:
         yield Ask(run.left_s())
     run.decide()
     try:
-        ticket: Ticket = yield from _placed(run, begun)
+        ticket: Ticket = yield from _answered(run, begun)
     except PreRouterError:
         if asked:
             yield Complete()
@@ -102,20 +53,75 @@ def serve(run: Run) -> Work:
     return ticket
 
 
-def _placed(run: Run, begun: Try | None) -> Work:
+def _answered(run: Run, begun: Try | None) -> Work:
+    """The answer of a model, of several in turn, or of none; a specialist may give the request back once."""
+    ticket = yield from handed(run)
+    if isinstance(ticket, Spoken):
+        run.spoken = ticket
+        return ticket
+    labels = steps.planned(run)
+    if labels:
+        planned: Ticket = yield from _stepwise(run, labels)
+        return planned
+    served: Ticket = yield from _placed(run, begun)
+    if run.tries and run.tries[-1].outcome == "escalated":
+        given_back(run)
+        served = yield from _placed(run, None, "rejection")
+    return served
+
+
+def _stepwise(run: Run, labels: tuple[str, ...]) -> Work:
+    """A plan: its steps in turn, none streamed, and one answer at the end."""
+    first, texts, spent = run.decision, list[str](), Decimal(0)
+    assert first
+    ticket: Ticket | None = None
+    while len(texts) < len(labels):
+        steps.begin(run, first, labels, texts)
+        if ticket and _too_dear(run, spent, labels[len(texts)]):
+            break
+        ticket = yield from _placed(run, None, "step" if texts else "first", whole=True)
+        first = first if texts else run.decision or first
+        if ticket is None or run.served is None:  # an error of the API's, for the caller
+            return ticket
+        run.steps.append((labels[len(texts)], run.served))
+        spent = sum((one.record(run.parts.table, run.parts.clock()).cost_usd for one in run.tries), Decimal(0))
+        if not steps.is_useful(run.served):
+            break
+        texts.append(run.served.reading.text)
+    run.decision, run.action, run.served = first, "plan", run.steps[-1][1]
+    run.spoken = steps.combined(run, first)
+    assert run.spoken
+    return run.spoken
+
+
+def _too_dear(run: Run, spent: Decimal, label: str) -> bool:
+    handoff = run.parts.router.taxonomy.handoff
+    most = handoff.plan_usd if handoff else None
+    if most is None:
+        return False
+    candidate = Choice(run, _serving_tier(run)).first()
+    if spent + worst_case_usd(candidate.fitted, candidate.model) <= most:
+        return False
+    run.notes.append(f"the plan ended before {label}: it could have come above plan_usd")
+    return True
+
+
+def _placed(run: Run, begun: Try | None, why: Why = "first", *, whole: bool = False) -> Work:
     choice = Choice(run, _serving_tier(run))
-    candidate = choice.first()
+    candidate = replace(choice.first(), why=why)
     run.placed(candidate)
     if begun and begun.candidate.model is not candidate.model:
         yield from _cancel(run, begun)
         begun = None
-    return (yield from _tries(run, choice, candidate, begun))
+    ticket: Ticket = yield from _tries(run, choice, candidate, begun, whole)
+    return ticket
 
 
 def would_go_to(run: Run) -> Candidate:
     """Where local alone would send `run`. Nothing is sent or kept. Raises as `serve`."""
     run.judge(local_only=True)
     run.decide()
+    presumed(run)
     return Choice(run, _serving_tier(run)).first()
 
 
@@ -146,19 +152,23 @@ def _cancel(run: Run, one: Try) -> Generator[Effect, Any, None]:
         one.outcome, one.estimated_usd = "cancelled", run.prompt_usd(one.candidate)
 
 
-def _start(run: Run, candidate: Candidate, body: dict[str, Any]) -> Generator[Effect, Any, Try]:
-    ticket = yield Start(body, run.due)
+def _start(run: Run, candidate: Candidate, body: dict[str, Any], whole: bool = False) -> Generator[Effect, Any, Try]:
+    guard = run.specialist.ways(run.body) if run.specialist and run.guarded else ()
+    sent = {key: value for key, value in body.items() if key != "stream"} if whole else body
+    ticket = yield Start(sent, run.due, guard, whole)
     one = Try(candidate, body, candidate.why, ticket.reading, ticket)
     run.tries.append(one)
     return one
 
 
-def _tries(run: Run, choice: Choice, candidate: Candidate, begun: Try | None) -> Work:
+def _tries(run: Run, choice: Choice, candidate: Candidate, begun: Try | None, whole: bool) -> Work:
     body, tries, spare = candidate.fitted.body, 1, list[Try]()
     while True:
-        one = begun or (yield from _start(run, candidate, body))
+        one = begun or (yield from _start(run, candidate, body, whole))
         begun = None
         yield from _wait(run, one, choice)
+        if one.outcome == "escalated":
+            return one.ticket  # type: ignore[no-any-return]
         if one.outcome in ("answered", "open") or (spare and attempts.is_whole(one.outcome)):
             return _served(run, one)
         if spare:  # the second try of an answer that was whole, if not the wanted one, failed
@@ -186,6 +196,8 @@ def _wait(run: Run, one: Try, choice: Choice) -> Generator[Effect, Any, None]:
         yield Drop(one.ticket)
         one.reading.broke(attempts.TIMEOUT, run.parts.clock())
     one.outcome = attempts.outcome_of(one.reading, one.body)
+    if one.outcome == "answered" and one.reading.given_back is not None:
+        one.outcome = "escalated"
     if one.outcome != "open" and one.reading.state != "over":  # an error event: nothing more comes
         yield Drop(one.ticket)
         one.reading.ended(run.parts.clock())

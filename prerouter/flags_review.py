@@ -23,6 +23,7 @@ def review(commands: Any, shared: Parser) -> None:
     parser = command(commands, shared, "review", about, example)
     parser.add_argument("file", nargs="?", metavar="FILE", help="JSONL or Parquet, as prerouter label writes it")
     parser.add_argument("--log", action="store_true", help="rows of the routing log, where it keeps texts (log.text)")
+    parser.add_argument("--queue", action="store_true", help="instead: the requests that were handed to people")
     parser.add_argument("-o", "--output", metavar="FILE", help="reviewed rows (default: FILE.reviewed.jsonl beside it)")
     parser.add_argument("--taxonomy", metavar="FILE", help="labels (default: the workspace's, else the shipped ones)")
     parser.add_argument("--sample", type=positive, default=200, metavar="N", help="rows to look at (default 200)")

@@ -28,7 +28,7 @@ from prerouter.redact import redact
 from prerouter.text import TEXT_VERSION, render
 
 BODY_KEYS = ("text", "messages", "system", "tools")  # of a row: what is redacted
-LABEL_KEYS = ("label", "votes", "confidence", "labelled_by", "prompt_id", "labelled_at")
+LABEL_KEYS = ("label", "votes", "confidence", "stated", "labelled_by", "prompt_id", "labelled_at")
 ROWS_AT_ONCE = 2_000  # per transaction
 MAX_WEIGHT = 10.0  # of a row from a rare stratum: a few rows must not outweigh all others (DESIGN.md, section 8)
 _SQLITE = b"SQLite format 3\0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,12 +15,14 @@ if TYPE_CHECKING:
     from prerouter.logrecords import RowRef
     from prerouter.routelog import RouteLog
     from prerouter.settings import Mode
+    from prerouter.taxonomy import Taxonomy
 
 
 class Judge(Protocol):
     """What a `Judged` needs of the router that made it."""
 
     classifier: Classifier
+    taxonomy: Taxonomy
 
     def _answered(self, case: Case, verdict: Verdict) -> Decision: ...
 
@@ -38,6 +41,7 @@ class Judged:
     _case: Case
     decision: Decision | None
     _asked: Asked | None = None
+    verdict: Verdict | None = None  # the classifier's, once it is whole
 
     @property
     def limits(self) -> Limits:
@@ -49,15 +53,18 @@ class Judged:
         """The rendered request."""
         return self._case.request
 
-    def ask(self, max_wait_s: float) -> None:
-        """Have the classifier decide, within so many seconds. What it says after its label is left for `complete`."""
-        asked = self._begin(max_wait_s)
+    def ask(self, max_wait_s: float, classifier: Classifier | None = None) -> None:
+        """Have the classifier (None: the router's) decide, within so many seconds.
+
+        What it says after its label is left for `complete`, unless that decides too.
+        """
+        asked = self._begin(max_wait_s, classifier)
         if asked:
             self._told((self._label_is_enough and asked.label()) or asked.verdict())
 
-    async def aask(self, max_wait_s: float) -> None:
+    async def aask(self, max_wait_s: float, classifier: Classifier | None = None) -> None:
         """As `ask`, without blocking the event loop."""
-        asked = self._begin(max_wait_s)
+        asked = self._begin(max_wait_s, classifier)
         if asked:
             self._told((self._label_is_enough and await asked.alabel()) or await asked.averdict())
 
@@ -76,22 +83,29 @@ class Judged:
         self.decision = self._judge._default(self._case, reason)
         return self.decision
 
-    def log(self, log: RouteLog, decision: Decision, reply: object, how: Mode) -> RowRef:
-        """Append the request to `log`, with its Decision, whether carried out or only made, as the mode says."""
+    def log(
+        self, log: RouteLog, decision: Decision, reply: object, how: Mode, tags: Mapping[str, str] | None = None
+    ) -> RowRef:
+        """Append the request to `log`, with its Decision, whether carried out or only made, as the mode says.
+
+        tags: further ones.
+        """
+        self._case.tags = {**self._case.tags, **(tags or {})}
         return self._judge._append(log, self._case, decision, reply, how)
 
     @property
     def _label_is_enough(self) -> bool:
-        return self._case.limits.priority != "quality"  # which moves a tier by the confidence too
+        # Quality moves a tier by the confidence too; a specialist is told what comes after the label.
+        return self._case.limits.priority != "quality" and self._judge.taxonomy.handoff is None
 
-    def _begin(self, max_wait_s: float) -> Asked | None:
-        self._asked = self._judge.classifier.begin(self._case.request, max_wait_s=max_wait_s)
+    def _begin(self, max_wait_s: float, classifier: Classifier | None) -> Asked | None:
+        self._asked = (classifier or self._judge.classifier).begin(self._case.request, max_wait_s=max_wait_s)
         return self._asked
 
     def _told(self, said: str | Verdict) -> None:
         if isinstance(said, Verdict):
             self._asked = None
-            verdict = said
+            self.verdict = verdict = said
         else:
             verdict = Verdict(said, "classified", prompt_id=self._judge.classifier.prompt.id)
         self.decision = self._judge._answered(self._case, verdict)

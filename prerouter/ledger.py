@@ -17,7 +17,7 @@ from typing import Any
 from prerouter.budgets import BudgetState
 from prerouter.dispatchrecords import Account, Attempt
 from prerouter.forks import new_lock
-from prerouter.purse import prompt_tokens
+from prerouter.ledgerrows import Line, Row
 from prerouter.records import Usage
 from prerouter.tiers import Model, TierTable, convert_tokens, cost
 
@@ -25,109 +25,21 @@ MOST_TAGS = 1_000  # tag pairs that are counted on their own: a request id among
 OTHER_TAGS = "(other tags)"
 NO_TIER = "(none)"  # of requests that nothing answered
 SHOWN = 20  # requests in the summary
-_WHOLE = ("refused", "no_text", "empty")  # replies that are returned when nothing better comes
 _UNTOLD = ("timeout", "cut", "cancelled")  # outcomes after which a bill may never have been told
 
 
-def baseline_usd(table: TierTable, served: Model, usage: Usage, *, geo_us: bool = False, fast: bool = False) -> Decimal:
+def baseline_usd(
+    table: TierTable, served: Model, usage: Usage, *, batch: bool = False, geo_us: bool = False, fast: bool = False
+) -> Decimal:
     """US dollars of the same work at the top tier's first model, `usage` being counted in `served`'s own tokens.
 
-    geo_us, fast: as the request asked; left out where the top model has none.
+    batch: in a batch too. geo_us, fast: as the request asked; left out where the top model has none.
     """
     top = table.model(table.tiers[-1].models[0])
     if served.tokens_per_text != top.tokens_per_text:
         usage = Usage(**{f.name: convert_tokens(getattr(usage, f.name), served, top) for f in fields(Usage)})
     geo_us, fast = geo_us and top.us_factor is not None, fast and top.fast_factor is not None
-    return cost(top, usage, geo_us=geo_us, fast=fast)
-
-
-@dataclass(slots=True)
-class Line:
-    """A sum over requests. Tokens are those of the answers, each in its model's own; a prompt counts cached or not."""
-
-    requests: int = 0
-    answered: int = 0
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    usd: Decimal = Decimal(0)
-    baseline_usd: Decimal = Decimal(0)
-
-    @property
-    def saved_usd(self) -> Decimal:
-        """Net of the classifier and of attempts that failed; negative when routing cost more than it saved."""
-        return self.baseline_usd - self.usd
-
-    def add(self, row: Row) -> None:
-        """Count one request."""
-        self.requests += 1
-        self.answered += row.ok
-        self.prompt_tokens += row.prompt_tokens
-        self.output_tokens += row.output_tokens
-        self.usd += row.usd
-        self.baseline_usd += row.baseline_usd or 0
-
-    def copy(self) -> Line:
-        """One that stays as it is."""
-        return Line(**{f.name: getattr(self, f.name) for f in fields(self)})
-
-    def to_json(self) -> dict[str, Any]:
-        """The sum as a JSON object."""
-        return _plain(self) | {"saved_usd": float(self.saved_usd)}
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One request. usd: classifier and every attempt; classifier_usd, wasted_usd: the part of both that is overhead.
-
-    at: UTC seconds since 1970. tier, model: of the attempt that served, None when none did. seconds: in all.
-    baseline_usd: None where there is no answer to compare.
-    """
-
-    id: str
-    at: float
-    ok: bool
-    label: str | None
-    tier: str | None
-    model: str | None
-    prompt_tokens: int
-    output_tokens: int
-    usd: Decimal
-    classifier_usd: Decimal
-    wasted_usd: Decimal
-    baseline_usd: Decimal | None
-    seconds: float
-    error: str | None
-    attempts: tuple[Attempt, ...]
-
-    @classmethod
-    def of(cls, account: Account) -> Row:
-        """The row of an account."""
-        routing, usage = account.routing, account.usage
-        attempts = routing.attempts if routing else ()
-        served = _serving(attempts, routing.model) if routing and account.ok else None
-        tried = sum((attempt.cost_usd for attempt in attempts), Decimal(0))
-        usd = routing.cost_usd if routing else Decimal(0)
-        return cls(
-            id=account.id,
-            at=account.at,
-            ok=account.ok,
-            label=account.label,
-            tier=routing.tier if routing and account.ok else None,
-            model=routing.model if routing and account.ok else None,
-            prompt_tokens=prompt_tokens(usage),
-            output_tokens=usage.output_tokens,
-            usd=usd,
-            classifier_usd=usd - tried,
-            wasted_usd=tried - (served.cost_usd if served else 0),
-            baseline_usd=routing.baseline_usd if routing else None,
-            seconds=routing.seconds if routing else 0.0,
-            error=account.error,
-            attempts=attempts,
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """The row as a JSON object."""
-        return _plain(self) | {"attempts": [attempt.to_json() for attempt in self.attempts]}
+    return cost(top, usage, batch=batch, geo_us=geo_us, fast=fast)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +68,17 @@ class Report:
     errors: Mapping[str, int]
     rows: tuple[Row, ...] = field(repr=False)
     budgets: tuple[BudgetState, ...] = ()
+    actions: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def saved_usd(self) -> Decimal:
         """Against always using the top tier, net; see `Line`."""
         return self.total.saved_usd - self.late_usd
+
+    @property
+    def also_share(self) -> float:
+        """Share of requests that asked for the work of several routes."""
+        return self.total.several / max(1, self.total.requests)
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON object; dollars as floats."""
@@ -172,13 +90,15 @@ class Report:
             **{name: float(getattr(self, name)) for name in ("classifier_usd", "wasted_usd", "late_usd", "saved_usd")},
             **lines,
             "attempts": dict(self.attempts),
+            "actions": dict(self.actions),
+            "also_share": self.also_share,
             "errors": dict(self.errors),
             "budgets": [state.to_json() for state in self.budgets],
             "rows": [row.to_json() for row in self.rows],
         }
 
     def __str__(self) -> str:
-        return "\n".join([*_headline(self), *_tiers(self), *_table(self.rows)])
+        return "\n".join([*_headline(self), *_tiers(self), *_routes(self), *_table(self.rows)])
 
 
 class Ledger:
@@ -203,6 +123,7 @@ class Ledger:
         self._total, self._classifier, self._wasted, self._untold = Line(), Decimal(0), Decimal(0), 0
         self._groups: dict[str, dict[str, Line]] = {name: {} for name in _GROUPS}
         self._attempts: Counter[str] = Counter()
+        self._actions: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
         self._rows: deque[Row] = deque(maxlen=rows)
 
@@ -223,6 +144,7 @@ class Ledger:
             self._classifier += row.classifier_usd
             self._wasted += row.wasted_usd
             self._attempts.update(attempt.outcome for attempt in row.attempts)
+            self._actions.update([row.action])
             self._untold += sum(map(_is_untold, row.attempts))
             self._errors.update([row.error] if row.error else [])
             self._rows.append(row)
@@ -241,6 +163,7 @@ class Ledger:
                 late_usd=self._late(),
                 untold=self._untold,
                 attempts=dict(self._attempts),
+                actions=dict(self._actions),
                 errors=dict(self._errors),
                 rows=tuple(self._rows),
                 budgets=budgets,
@@ -267,23 +190,11 @@ class Ledger:
         return sorted(known, key=lambda name: self._order.index(name) if name in self._order else len(self._order))
 
 
-def _serving(attempts: tuple[Attempt, ...], model: str | None) -> Attempt | None:
-    """The attempt whose reply was returned: the last answer, else the first whole one of the model that served."""
-    answers = [attempt for attempt in attempts if attempt.outcome == "answered"]
-    whole = (attempt for attempt in attempts if attempt.model == model and attempt.outcome in _WHOLE)
-    return answers[-1] if answers else next(whole, None)
-
-
 def _is_untold(attempt: Attempt) -> bool:
     return attempt.outcome in _UNTOLD and attempt.usage == Usage()
 
 
 _GROUPS = ("by_tier", "by_model", "by_label", "by_tag")
-
-
-def _plain(record: Any) -> dict[str, Any]:
-    values = {f.name: getattr(record, f.name) for f in fields(record)}
-    return {name: float(value) if isinstance(value, Decimal) else value for name, value in values.items()}
 
 
 def _headline(report: Report) -> list[str]:
@@ -306,6 +217,17 @@ def _tiers(report: Report) -> list[str]:
         tokens = f"{line.prompt_tokens:>12,}{line.output_tokens:>10,}"
         costs = f"{_usd(line.usd):>13}{_usd(line.baseline_usd):>13}"
         lines.append(f"  {name:12}{share:>8}{line.requests:>10,}{tokens}{costs}")
+    return lines
+
+
+def _routes(report: Report) -> list[str]:
+    """By label, where something came out of the prompt cache: what the static part of a specialist saves."""
+    if not any(line.cached_tokens for line in report.by_label.values()):
+        return []
+    lines = [f"  {'label':26}{'requests':>10}{'tokens in':>12}{'from cache':>12}"]
+    for name, line in report.by_label.items():
+        share = f"{line.cached_tokens / line.prompt_tokens:.1%}" if line.prompt_tokens else "-"
+        lines.append(f"  {name[:25]:26}{line.requests:>10,}{line.prompt_tokens:>12,}{share:>12}")
     return lines
 
 

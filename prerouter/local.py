@@ -144,6 +144,10 @@ class LocalClassifier:
         by_stage = [stage.probabilities(requests)[1].tolist() for stage in self._stages]
         return [tuple(map(tuple, of_one)) for of_one in zip(*by_stage, strict=True)]
 
+    def features(self, requests: Sequence[Request]) -> Floats:
+        """What the first stage's encoder makes of each request: (n_requests, n_features) float32."""
+        return self._stages[0].encoder.features([request.text for request in requests])
+
     def warm(self) -> None:
         """Load what later stages load at their first use, and run their probes. Raises ModelFolderError."""
         self._check_probes(object, TOLERANCE_ONNX)

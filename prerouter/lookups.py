@@ -14,7 +14,7 @@ from prerouter.run import Run
 from prerouter.settings import Mode, mode
 
 CONFIG = "dispatch_config"
-COUNT_PATH, MODELS_PATH = "/v1/messages/count_tokens", "/v1/models"
+COUNT_PATH, MODELS_PATH, BATCHES_PATH = "/v1/messages/count_tokens", "/v1/models", "/v1/messages/batches"
 # The least that every routed request may use: the router sends a larger one where it fits.
 _SHOWN = {"id": DISPATCH, "type": "model", "display_name": "prerouter", "lifecycle": "active", "created_at": 0}
 
@@ -55,6 +55,11 @@ def listed(page: Any) -> None:
     """Put claude-dispatch at the head of a page of models."""
     if isinstance(getattr(page, "data", None), list) and all(model.id != DISPATCH for model in page.data):
         page.data.insert(0, _described())
+
+
+def lists_batches(request: Any) -> bool:
+    """Whether a page of batches is asked for."""
+    return path_of(request) == BATCHES_PATH and str(request.method).upper() == "GET"
 
 
 def path_of(request: Any) -> str:

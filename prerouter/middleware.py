@@ -12,17 +12,20 @@ from typing import Any
 
 from prerouter.abilities import SAMPLING
 from prerouter.attempts import TIMEOUT, is_whole, outcome_of
+from prerouter.batchverbs import replace_parts
 from prerouter.calls import LINGER_S, Direct, Threaded
 from prerouter.dispatchconfig import DispatchConfig
 from prerouter.dispatchrecords import DISPATCH
-from prerouter.engine import Ask, Await, Complete, Drop, Effect, Pause, Start, given_up, serve
+from prerouter.effects import Ask, Await, Complete, Drop, Effect, Hand, Pause, Start
+from prerouter.engine import given_up, serve
 from prerouter.errors import PreRouterError, UnsupportedRequest, UpstreamError
-from prerouter.lookups import CONFIG, counted_as, how, is_first_page, listed, own_model, path_of
+from prerouter.lookups import CONFIG, counted_as, how, is_first_page, listed, lists_batches, own_model, path_of
 from prerouter.parts import Parts, Try
 from prerouter.reading import Reading
-from prerouter.routingreply import response_of, sdk_error, timeout, with_body, with_stream
+from prerouter.routingreply import response_of, sdk_error, spoken_response, timeout, with_body, with_stream
 from prerouter.run import Run
 from prerouter.sdk import streams_events
+from prerouter.spoken import Spoken
 from prerouter.workers import Workers
 
 PATH = "/v1/messages"
@@ -73,7 +76,7 @@ def failed(run: Run, error: BaseException) -> None:
     run.finish(error)
 
 
-def sent_as(request: Any, body: Mapping[str, Any], seconds: float, client: Any) -> Any:
+def sent_as(request: Any, body: Mapping[str, Any], seconds: float, client: Any, *, stream: bool) -> Any:
     """`request` of `client` with another body, its answer unread. Not by its own `copy`, which copies the body deeply.
 
     seconds: that it may take, unless request or client have less patience.
@@ -84,15 +87,22 @@ def sent_as(request: Any, body: Mapping[str, Any], seconds: float, client: Any) 
     return type(request)(
         options=options,
         cast_to=request.cast_to,
-        stream=request.stream,
+        stream=stream,
         stream_cls=request.stream_cls,
         retries_taken=request.retries_taken,
     )
 
 
+def reading_of(run: Run, start: Start) -> Reading:
+    """What the answer to a call is read with."""
+    return Reading(stream=run.stream and not start.whole, began_s=run.parts.clock(), guard=start.guard)
+
+
 def stream_over(run: Run, one: Try) -> UpstreamError | None:
     """Account for a stream that is over; the error that the caller must see when it was not whole."""
     one.outcome = outcome_of(one.reading, one.body)
+    if one.outcome == "answered" and one.reading.given_back is not None:  # too late to ask another: words were shown
+        one.outcome = "escalated"
     if is_whole(one.outcome) or one.reading.error:  # an error event reaches the SDK, which raises its own exception
         run.finish(one.reading.error.get("type"))
         return None
@@ -135,6 +145,8 @@ class SyncSide:
         response = call_next(request if body is None else request.copy(body=body))
         if is_first_page(request) and response.http_response.is_success:
             listed(response.parse())
+        if lists_batches(request) and response.http_response.is_success:
+            replace_parts(response.parse(), parts.settings)
         return response
 
     def _routed(self, run: Run, request: Any, call_next: Callable[[Any], Any]) -> Any:
@@ -148,24 +160,26 @@ class SyncSide:
                 one.ticket.drop()
             failed(run, error)
             raise
+        if isinstance(call, Spoken):
+            return spoken_response(request, self._client, run, call)
         return self._reply(run, call)
 
-    def _served(self, run: Run, request: Any, call_next: Callable[[Any], Any]) -> Direct | Threaded:
+    def _served(self, run: Run, request: Any, call_next: Callable[[Any], Any]) -> Direct | Threaded | Spoken:
         work, told = serve(run), None
         try:
             while True:
                 told = self._done(run, work.send(told), request, call_next)
         except StopIteration as end:
-            call: Direct | Threaded = end.value
+            call: Direct | Threaded | Spoken = end.value
             return call
 
     def _done(self, run: Run, effect: Effect, request: Any, call_next: Callable[[Any], Any]) -> Any:
         clock = run.parts.clock
         if isinstance(effect, Start):
-            reading = Reading(stream=run.stream, began_s=clock())
+            reading = reading_of(run, effect)
 
             def send(until: float) -> Any:
-                return call_next(sent_as(request, effect.body, until - clock(), self._client))
+                return call_next(sent_as(request, effect.body, until - clock(), self._client, stream=reading.stream))
 
             if run.decision and effect.until - run.started >= STRICT_S:
                 return Direct(send, reading, clock)
@@ -183,7 +197,9 @@ class SyncSide:
         elif isinstance(effect, Pause):
             time.sleep(effect.seconds)
         elif isinstance(effect, Ask) and run.judged:
-            run.judged.ask(effect.max_wait_s)
+            run.judged.ask(effect.max_wait_s, effect.classifier)
+        elif isinstance(effect, Hand):
+            return run.parts.people.hand(effect.how, effect.case)
         elif isinstance(effect, Complete) and run.judged:
             run.judged.complete()
         return None

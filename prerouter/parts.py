@@ -11,8 +11,10 @@ from typing import Any
 
 from prerouter import attempts
 from prerouter.budgets import Budgets
+from prerouter.claude import Classifier
 from prerouter.conversations import Conversations
 from prerouter.dispatchrecords import Attempt, Outcome, Why
+from prerouter.human import People
 from prerouter.ledger import Ledger
 from prerouter.plan import Candidate, DeadModels, Threads
 from prerouter.reading import Reading
@@ -28,6 +30,8 @@ class Parts:
     """What all requests of one Dispatch share. clock: seconds; wall: UTC seconds since 1970.
 
     lane: compares answers in shadow mode; with a log only.
+    people: who gets what no model may. stronger: the classifier of what the router's is not sure of. calibrated: the
+    classifier's stated confidence -> the share of its answers that are right.
     rates: by model, the headers of its last response that tell of rate limits.
     odd: warnings that were logged once.
     left: work that a destructor must not do itself; `SimpleQueue.put` is safe there.
@@ -38,8 +42,11 @@ class Parts:
     ledger: Ledger
     budgets: Budgets
     dead: DeadModels
+    people: People
     log: RouteLog | None = None
     lane: ShadowLane | None = None
+    stronger: Classifier | None = None
+    calibrated: Callable[[float], float] = float
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     threads: Threads = field(default_factory=Threads)

@@ -139,7 +139,7 @@ class Policy:
 
     def asking_is_pointless(self, limits: Limits) -> bool:
         """True when every label ends in the same tier, so that no answer of the classifier could change the route."""
-        if limits.unbound:
+        if limits.unbound or self._taxonomy.handoff:  # routes differ in more than their tier
             return False
         return len({self.choose(name, limits).tier for name in self._taxonomy.names}) == 1
 

@@ -22,7 +22,7 @@ from prerouter.records import Request, Usage, Verdict
 from prerouter.taxonomy import Label, Taxonomy
 from prerouter.tiers import Model, cost, thinking_off, thinks
 
-OPTIONAL = ("fallback_label", "rationale", "params")
+OPTIONAL = ("fallback_label", "rationale", "params", "also", "question")
 LABEL_CHARS = 1200  # for all labels; examples take what the definitions leave. Keeps four labels below 600 tokens
 # Room for the answer, in tokens; a limit, not a cost. A label and a confidence are 20 tokens, all fields 150.
 ANSWER_TOKENS, LONG_ANSWER_TOKENS = 128, 1024
@@ -108,13 +108,28 @@ class Prompt:
             "confidence": _confidence(answer["confidence"]),
             "fallback_label": self._label(answer.get("fallback_label", "")),
             "rationale": _text(answer.get("rationale")),
-            "params": _params(answer.get("params")),
+            "params": self._params(answer),
+            "also": self._also(answer.get("also")),
+            "question": _text(answer.get("question")),
         }
         values = {name: read[name] for name in ("label", "confidence", *self.ask)}
         return None if None in values.values() else values
 
     def _label(self, name: object) -> str | None:
         return self.taxonomy.match(name) if isinstance(name, str) else None  # capitals are not guaranteed by the API
+
+    def _params(self, answer: dict[str, Any]) -> dict[str, Any] | None:
+        """What the specialist is told of the request; of the type that its route says, where there are routes."""
+        handoff, label = self.taxonomy.handoff, self._label(answer["label"])
+        if handoff is None or label is None:
+            return _params(answer.get("params"))
+        return handoff.routes[label].read_params(answer.get("params"))
+
+    def _also(self, value: object) -> tuple[str, ...] | None:
+        """Further labels, each once; what is none is left out: the first label can be followed all the same."""
+        if not isinstance(value, list):
+            return None
+        return tuple(dict.fromkeys(label for label in map(self._label, value) if label))
 
     def _user_turn(self, request: Request) -> str:
         nonce = os.urandom(8).hex()  # what stands between the markers cannot know it, hence not close them
@@ -179,6 +194,11 @@ def _schema(taxonomy: Taxonomy, ask: tuple[str, ...]) -> dict[str, Any]:
     schema["properties"] = {name: schema["properties"][name] for name in schema["required"]}
     for name in {"label", "fallback_label"} & set(schema["required"]):
         schema["properties"][name]["enum"] = list(taxonomy.names)
+    if "also" in ask:
+        schema["properties"]["also"]["items"]["enum"] = list(taxonomy.names)
+    if taxonomy.handoff and "params" in ask:
+        routes = (taxonomy.handoff.routes[name] for name in taxonomy.names)
+        schema["properties"]["params"] = {"anyOf": [route.params_schema for route in routes]}
     return cast("dict[str, Any]", schema)
 
 

@@ -3,17 +3,25 @@
 A stream's bytes are looked at, never changed. Held back is what comes before its first content: until then the request
 can still be sent elsewhere (`Reading.ready`). Content is a delta with something in it, or the start of a block that is
 neither text nor thinking; a signature is none, so that an answer which is all thinking can still be replaced.
+
+A specialist may give its request back (`Reading.given_back`): by the tool `escalate`, or by {"escalate": true, ...} for
+its whole answer. Where it may, a stream is held back until its first block after thinking shows that it is neither.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+Way = Literal["tool", "text"]  # how a request is given back
 State = Literal["waiting", "ready", "over"]
 
 MAX_ERROR_BYTES = 2**20  # of an error's body that are read; the API's are below 1 kB
+ESCALATE = "escalate"  # the tool that gives a request back, and the key of the JSON that does
+_GIVEN_BACK = '{"escalate":true'
+_FENCE_CHARS = 12  # of a line that opens a code block, at most
 _HELD = ("text", "thinking", "redacted_thinking")  # blocks whose start shows nothing to the caller
 _DELTAS = ("text", "thinking", "partial_json", "citation")
 _TOLD = frozenset((b"message_start", b"content_block_start", b"message_delta", b"message_stop", b"error"))
@@ -26,10 +34,11 @@ class Reading:
     state: "waiting", "ready" (a stream has shown content, or is over), "over" (nothing more comes). status: of HTTP, 0
     without a response. message: the answer, of a stream what its events said of it without the texts. fault: the name
     of what went wrong on the way, None if nothing did. began_s, content_s, ended_s: when, on the caller's clock.
+    guard: the ways in which this answer may give its request back.
     """
 
-    def __init__(self, *, stream: bool, began_s: float) -> None:
-        self.stream, self.began_s = stream, began_s
+    def __init__(self, *, stream: bool, began_s: float, guard: tuple[Way, ...] = ()) -> None:
+        self.stream, self.began_s, self.guard = stream, began_s, guard
         self.state: State = "waiting"
         self.status, self.headers = 0, dict[str, str]()
         self.message: dict[str, Any] | None = None
@@ -55,6 +64,27 @@ class Reading:
         """What the answer's text blocks say so far."""
         blocks = (block for block in self.content if block.get("type") == "text")
         return "".join("".join(block.get("text parts") or [block.get("text") or ""]) for block in blocks)
+
+    @property
+    def given_back(self) -> str | None:
+        """Why the request was given back, "" if that was not said; None when it was not. Of whole answers only."""
+        for block in self.content if "tool" in self.guard and self.whole else ():
+            if block.get("type") == "tool_use" and block.get("name") == ESCALATE:
+                return _reason(block.get("input") or _json(str(block.get("partial_json")).encode()))
+        if "text" not in self.guard or not self.whole or not _may_give_back(self.text):
+            return None
+        said = _json(self.text.strip().strip("`").removeprefix("json").strip().encode())
+        return _reason(said) if said.get(ESCALATE) is True else None
+
+    @property
+    def _undecided(self) -> bool:
+        """Whether what has come so far may still become a request given back."""
+        shown = [block for block in self.content if block.get("type") not in ("thinking", "redacted_thinking")]
+        if not self.guard or not shown:
+            return bool(self.guard)
+        if shown[0].get("type") == "tool_use":
+            return "tool" in self.guard and shown[0].get("name") == ESCALATE
+        return shown[0].get("type") == "text" and "text" in self.guard and _may_give_back(self.text)
 
     @property
     def error_code(self) -> str | None:
@@ -87,7 +117,7 @@ class Reading:
         if not all(self._event(name, data) for name, data in events):
             self.broke("an event is no JSON object", now)
             return False
-        if self.content_s is None and (self._shown or self.error):
+        if self.content_s is None and ((self._shown and not self._undecided) or self.error):
             self.content_s, self.state = now, "ready"
         return True
 
@@ -131,7 +161,8 @@ class Reading:
             return
         self._shown = self._shown or any(delta.get(key) for key in _DELTAS)
         if isinstance(index, int) and 0 <= index < len(blocks):
-            for key in ("text", "signature"):  # what a conversation is known by when it comes back
+            # What a conversation is known by when it comes back, and why a request was given back.
+            for key in ("text", "signature", *(("partial_json",) if blocks[index].get("name") == ESCALATE else ())):
                 if isinstance(delta.get(key), str):
                     blocks[index].setdefault(f"{key} parts", []).append(delta[key])
 
@@ -156,7 +187,7 @@ class Reading:
         elif kind == "message_stop":
             self.whole = True
             for block in self.content:
-                for key in ("text", "signature"):
+                for key in ("text", "signature", "partial_json"):
                     if parts := block.pop(f"{key} parts", None):
                         block[key] = "".join(parts)
 
@@ -191,6 +222,23 @@ class _Events:
             self._name = value
         elif name == b"data":
             self._data.append(value)
+
+
+def _may_give_back(text: str) -> bool:
+    """Whether `text`, which may go on, is or begins the JSON that gives a request back; in a code block, too."""
+    text = text.lstrip()
+    if text.startswith("`"):
+        line, end, rest = text.partition("\n")
+        if len(line) > _FENCE_CHARS:
+            return False
+        text = rest if end else ""
+    begun = re.sub(r"\s", "", text[: 4 * len(_GIVEN_BACK)])[: len(_GIVEN_BACK)]
+    return _GIVEN_BACK.startswith(begun)
+
+
+def _reason(said: object) -> str:
+    reason = said.get("reason") if isinstance(said, dict) else None
+    return reason if isinstance(reason, str) else ""
 
 
 def _json(data: bytes | bytearray) -> dict[str, Any]:

@@ -29,6 +29,8 @@ Reason = Literal[
     "classifier_budget",
     "fall_through_off",
     "unprofitable",
+    "low_confidence",
+    "rejected",
 ]
 Priority = Literal["quality", "speed", "cost"]
 
@@ -105,6 +107,7 @@ class Verdict:
 
     reason: "classified" or "cached" with a `label`; anything else is why there is none.
     confidence: the classifier's stated value, in [0, 1]; 0.0 without a label.
+    also: labels of further pieces of work in the request, in order. question: to the user, "" where there is none.
     cost_usd: billed for this verdict; 0 for a cache hit and for whoever joined another's call.
     """
 
@@ -117,6 +120,8 @@ class Verdict:
     cost_usd: Decimal = Decimal(0)
     usage: Usage = Usage()
     prompt_id: str | None = None
+    also: tuple[str, ...] = ()
+    question: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,7 @@ class _Job:
         """Gather, see whether there is enough that is new, build, compare, promote, note."""
         home = model_folder(None, self.settings)
         parent = LocalClassifier.load(home)
-        taxonomy = taxonomy_in_force(None, self.settings, parent)
+        taxonomy = taxonomy_in_force(None, self.settings, parent, named=True)
         found = self._gathered(parent, taxonomy)
         base, fixed = self._files()
         marks = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in base}

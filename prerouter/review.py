@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prerouter.errors import ConfigError
 from prerouter.files import expanded
+from prerouter.human import QUEUE
 from prerouter.labelreport import taxonomy_named
 from prerouter.reviewlog import reviewable
 from prerouter.reviewserver import ReviewServer, result
@@ -19,15 +20,14 @@ from prerouter.taxonomy import Taxonomy
 
 def run_review(options: argparse.Namespace) -> int:
     """Exit code of `prerouter review`: 0 when it was finished in the page; Ctrl-C keeps what was answered."""
-    if bool(options.file) == options.log or (options.log and options.output):
-        raise ConfigError("name a file, or --log alone", where="review", next_step="prerouter review --help")
+    named = sum((bool(options.file), options.log, options.queue))
+    if named != 1 or (options.log and options.output):
+        raise ConfigError("name a file, --log or --queue", where="review", next_step="prerouter review --help")
     taxonomy = taxonomy_named(options.taxonomy)
     if options.log:
         with reviewable(load_settings(), taxonomy) as (file, output):
             return _reviewed(file, output, taxonomy, options)
-    if options.file == "-":
-        raise ConfigError("a review needs a file", where="review", next_step="save the rows and name the file")
-    file = expanded(options.file)
+    file = _file(options)
     output = expanded(options.output) if options.output else file.with_name(f"{file.stem}.reviewed.jsonl")
     if output.resolve() == file.resolve():
         raise ConfigError("the output would overwrite what is read", where=str(file), next_step="name another file")
@@ -35,7 +35,8 @@ def run_review(options: argparse.Namespace) -> int:
 
 
 def _reviewed(file: Path, output: Path, taxonomy: Taxonomy, options: argparse.Namespace) -> int:
-    with Review(file, output, taxonomy, Choice(options.sample, options.doubtful, options.seed)) as review:
+    choice = Choice(options.sample, options.doubtful, options.seed, options.queue)
+    with Review(file, output, taxonomy, choice) as review:
         try:
             with _server(review, file.name, options.port) as server:
                 _invite(server.url, options.open)
@@ -43,6 +44,17 @@ def _reviewed(file: Path, output: Path, taxonomy: Taxonomy, options: argparse.Na
         finally:
             _told(review, None if options.log else output, options.json)
     return 0
+
+
+def _file(options: argparse.Namespace) -> Path:
+    """The rows to look at: a file, or the queue of requests that were handed to people."""
+    if options.file == "-":
+        raise ConfigError("a review needs a file", where="review", next_step="save the rows and name the file")
+    file = load_settings().state_dir / QUEUE if options.queue else expanded(options.file)
+    if options.queue and not file.exists():
+        step = 'rules and routes with handoff = "queue" fill it'
+        raise ConfigError("the queue is empty", where=str(file), next_step=step)
+    return file
 
 
 def _server(review: Review, name: str, port: int) -> ReviewServer:

@@ -31,15 +31,20 @@ REVIEWER = "human"  # `labelled_by` of reviewed rows
 class Choice:
     """Which rows are looked at: `sample` of them at random, the same for the same seed; or those most in doubt.
 
-    Only a random choice shows how often the labeller is right. A larger sample begins with the smaller one.
+    queue: those of the queue of requests for people, in the order in which they came. Only a random choice shows how
+    often the labeller is right. A larger sample begins with the smaller one.
     """
 
     sample: int
     doubtful: bool = False
     seed: int = 0
+    queue: bool = False
 
     def place(self, key: str, row: Mapping[str, Any]) -> tuple[float, str]:
         """Where a row comes: the first `sample` are looked at."""
+        if self.queue:
+            came = row.get("queued_at")
+            return (float(came) if isinstance(came, int | float) else 0.0), key
         drawn = hashlib.sha256(f"{self.seed}:{key}".encode()).hexdigest()
         confidence = row.get("confidence")
         sure = float(confidence) if isinstance(confidence, int | float) else 1.0
@@ -48,7 +53,7 @@ class Choice:
     @property
     def name(self) -> str:
         """How it is called in reviewed rows."""
-        return "doubtful" if self.doubtful else "random"
+        return "queue" if self.queue else "doubtful" if self.doubtful else "random"
 
 
 @dataclass(frozen=True, slots=True)

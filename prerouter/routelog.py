@@ -101,14 +101,14 @@ class RouteLog(LogReader):
         scores: Scores | None = None,
         mode: Mode | None = None,
         labelled_by: str | None = None,
+        digest: bytes | None = None,
     ) -> RowRef:
         """Hand a row to the writer thread; returns at once, and raises nothing for the state of disk or file.
 
-        request: as `text.render` made it; a body, when `rendered` is missing, is rendered here. reply: a `Reply`, a
-        Message, or a mapping like one. features: (n_features,) float; kept only with the fingerprint of their encoder;
-        None: those of `scores`. scores: what local said, kept on heads rows. labelled_by: the model that gave the
-        label. A row that finds `log.queue` rows waiting is dropped and counted. Raises InvalidRequest for a body that
-        is none.
+        request: as `text.render` made it, or a body, which is rendered here. reply: a `Reply`, a Message, or a mapping
+        like one. features: (n_features,) float; kept only with the fingerprint of their encoder; None: those of
+        `scores`, what local said, kept on heads rows. labelled_by: whose label. digest: `text_digest` of a `request`
+        without its text. A row that finds `log.queue` rows waiting is dropped and counted. Raises InvalidRequest.
         """
         made = rendered or (request if isinstance(request, Request) else _render(request, decision.text_version))
         features = scores.features if features is None and scores else features
@@ -126,7 +126,7 @@ class RouteLog(LogReader):
             mode=mode,
             labelled_by=labelled_by,
         )
-        self._writer.put(NewRow(row, _digest(made.text)))
+        self._writer.put(NewRow(row, digest or text_digest(made.text)))
         return row.ref
 
     def add_label(self, row: Row, label: RowLabel) -> None:
@@ -228,8 +228,11 @@ def _wordless(decision: Decision) -> Decision:
     return replace(decision, rationale=None, params={}) if told else decision
 
 
-def _digest(text: str) -> bytes:
-    """What waits in the queue instead of the text, so that it stays small however long the disk is away."""
+def text_digest(text: str) -> bytes:
+    """SHA-256 of a rendered text: what the log makes its hash of.
+
+    It waits in the queue instead of the text, so that the queue stays small however long the disk is away.
+    """
     return hashlib.sha256(text.encode("utf-8", "replace")).digest()
 
 

@@ -74,25 +74,22 @@ class PreRouter:
         Raises ConfigError, ModelFolderError, UpstreamError when a registry could not be asked.
         """
         from prerouter.audit import AuditLane
-        from prerouter.claude import Classifier
+        from prerouter.levels import classifier_of
         from prerouter.local import LocalClassifier
+        from prerouter.nolocal import fitted
 
         settings = settings if isinstance(settings, Settings) else load_settings(flags=settings)
         mode()  # a misspelt kill switch is refused here, once, and not by every request
         watch = Watch(source, settings, taxonomy)  # before loading: a switch in between must not go unnoticed
         local = LocalClassifier.load(model_folder(source, settings))
-        labels, tiers = taxonomy_in_force(taxonomy, settings, local), TierTable.load(settings.tiers)
-        classifier = Classifier(labels, tiers, settings.classifier, client=client)
+        named = source is not None or settings.model is not None
+        labels, tiers = taxonomy_in_force(taxonomy, settings, local, named=named), TierTable.load(settings.tiers)
+        local = fitted(local, labels)
+        classifier = classifier_of(labels, tiers, settings.classifier, client=client)
         audits = AuditLane.load(labels, tiers, settings, client=client)
         gates = ClosedGates(log, settings.monitor.closed_rpm) if log else None
         router = cls(local, labels, classifier, tiers, settings, log, audits, gates)
-        if watch.can_change:
-            router.lookout.add(lambda: router._renew(watch))
-        router.lookout.add(audits.look)
-        if gates:
-            gates.begin()
-            router.lookout.add(router._check_bound)
-            router.lookout.add(gates.look)
+        router._look_out(watch)
         return router
 
     def decide(self, request: Body, **options: Unpack[Options]) -> Decision:
@@ -176,6 +173,16 @@ class PreRouter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+    def _look_out(self, watch: Watch) -> None:
+        if watch.can_change:
+            self.lookout.add(lambda: self._renew(watch))
+        if self.audits:
+            self.lookout.add(self.audits.look)
+        if self.gates:
+            self.gates.begin()
+            self.lookout.add(self._check_bound)
+            self.lookout.add(self.gates.look)
 
     def _renew(self, watch: Watch) -> None:
         """Serve what `watch` found; requests under way end with the model that they began with."""
@@ -290,7 +297,7 @@ class PreRouter:
             reason=reason,
             adjusted_by=choice.adjusted_by,
             confidence=confidence,
-            probabilities=dict(zip(self.taxonomy.names, scores.probabilities, strict=True)) if scores else {},
+            probabilities=_named(self.taxonomy, scores),
             fallback_label=verdict.fallback_label,
             rationale=verdict.rationale,
             params=verdict.params,
@@ -325,6 +332,10 @@ class PreRouter:
         if decision.audit and self.audits and not case.local_only:  # who says local_only wants no call at all
             self.audits.offer(log, row, case.request, case.local, case.scores, decision)
         return row
+
+
+def _named(taxonomy: Taxonomy, scores: Scores | None) -> dict[str, float]:
+    return dict(zip(taxonomy.names, scores.probabilities, strict=True)) if scores and scores.probabilities else {}
 
 
 def _mode() -> Mode:

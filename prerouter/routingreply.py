@@ -9,12 +9,15 @@ import copy
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from prerouter.dispatchrecords import Routing
 from prerouter.errors import UpstreamError
 from prerouter.run import Run
+from prerouter.sdk import is_async
+from prerouter.spoken import Spoken
 
 if TYPE_CHECKING:
     import httpx2
@@ -50,6 +53,22 @@ def response_of(answer: Any, http: httpx2.Response, run: Run) -> Any:
     made.__class__ = _routed_response(_kind(answer))
     made.http_response, made._run, made._parsed_by_type = http, run, {}
     return made
+
+
+def spoken_response(request: Any, client: Any, run: Run, spoken: Spoken) -> Any:
+    """The response to `request` that `spoken` is, as if the API had sent it."""
+    import anthropic
+    import httpx2
+
+    kind = "text/event-stream; charset=utf-8" if request.stream else "application/json"
+    headers = {"content-type": kind, "request-id": f"prerouter_{spoken.message['id']}"}
+    sent = httpx2.Request("POST", httpx2.URL(str(client.base_url)).join("/v1/messages"))
+    http = httpx2.Response(200, headers=headers, request=sent, content=spoken.body(stream=request.stream))
+    http.elapsed = timedelta(seconds=run.parts.clock() - run.started)
+    made: Any = anthropic.AsyncAPIResponse if is_async(client) else anthropic.APIResponse
+    about = {"cast_to": request.cast_to, "stream": request.stream, "stream_cls": request.stream_cls}
+    run.finish()
+    return response_of(made(raw=http, client=client, options=request.options, **about), http, run)
 
 
 def with_body(response: Any, body: bytes) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 from prerouter import attempts
 from prerouter.conversations import Standing
 from prerouter.dispatchconfig import DispatchConfig
-from prerouter.dispatchrecords import Account, Routing
+from prerouter.dispatchrecords import Account, Action, Routing
 from prerouter.economics import asking_pays
 from prerouter.fitting import Size, measure
 from prerouter.judged import Judged
@@ -24,7 +24,10 @@ from prerouter.parts import Parts, Try
 from prerouter.plan import Candidate
 from prerouter.policy import Limits
 from prerouter.records import Decision, Usage
+from prerouter.rejections import note_rejection, rejection_tags
 from prerouter.settings import Mode
+from prerouter.specialist import Specialist
+from prerouter.spoken import Spoken
 from prerouter.tiers import Model, cost
 
 _log = logging.getLogger("prerouter.dispatch")
@@ -63,6 +66,16 @@ class Run:
         self.thread: tuple[Decision, str] | None = None  # which the API keeps: its model must stay
         self.decision: Decision | None = None
         self.ceiling: str | None = None  # tier that a budget does not let it above
+        self.asked_max_tokens = body.get("max_tokens")
+        self.specialist: Specialist | None = None  # who answers, in a taxonomy with routes
+        self.guarded = True  # whether it may still give the request back
+        self.rejected: Decision | None = None  # whose specialist did
+        self.avoided: frozenset[str] = frozenset()  # labels that gave this conversation back
+        self.also: tuple[str, ...] = ()  # labels of further pieces of work
+        self.steps: list[tuple[str, Try]] = []  # of a plan, as far as it came
+        self.notes: list[str] = []  # warnings beside those about the model
+        self.action: Action = "answer"
+        self.spoken: Spoken | None = None  # the reply, where no model gave it
         self.tries: list[Try] = []
         self.served: Try | None = None
         self._over, self._lock = False, threading.Lock()
@@ -104,7 +117,9 @@ class Run:
         if known and self.judged.decision and self.judged.decision.decided_by != "pinned":
             kept = self.judged.decision
             self.judged.decision = replace(known, id=kept.id, seconds=kept.seconds, cost_usd=0.0, audit=False)
-        elif self.judged.decision is None and not asking_pays(router, self.judged, self.body, self.size):
+        elif self.judged.decision is None and config.handoff:  # what people are to see, no model is shown before
+            self.judged.skip("fall_through_off")
+        elif self.judged.decision is None and not self._asking_pays():
             self.judged.skip("unprofitable")
 
     def decide(self) -> None:
@@ -118,6 +133,10 @@ class Run:
             decision = self.parts.talks.prefer(self.standing, decision, self.body, self.size, max_tier=highest)
         self.decision = self._within_budget(decision)
 
+    def follow(self, decision: Decision) -> None:
+        """Take this Decision, for a step of a plan; a budget may lower its tier."""
+        self.decision = self._within_budget(decision)
+
     def complete(self) -> None:
         """Take over what the classifier said after its label."""
         told = self.judged.decision if self.judged else None
@@ -125,12 +144,18 @@ class Run:
             fields = ("confidence", "fallback_label", "rationale", "params", "cost_usd")
             self.decision = replace(self.decision, **{name: getattr(told, name) for name in fields})
 
+    def _asking_pays(self) -> bool:
+        """Routes differ in more than their tier: there it always does."""
+        router = self.parts.router
+        assert self.judged
+        return bool(router.taxonomy.handoff) or asking_pays(router, self.judged, self.body, self.size)
+
     def guess(self) -> str | None:
         """The tier whose answer starts while the classifier is asked; None: nothing is to start."""
         table, policy = self.parts.table, self.parts.router.policy
         if self.mode == "shadow":
             return table.tiers[-1].name
-        if self.config.speculative is None:
+        if self.config.speculative is None or self.parts.router.taxonomy.handoff:  # whose words come first is not known
             return None
         taxonomy = self.parts.router.taxonomy
         names = taxonomy.names if self.config.speculative == "cheap" else (taxonomy.default,)
@@ -186,15 +211,19 @@ class Run:
             seconds=(now if over_s is None else over_s) - self.started,
             first_byte_s=None if first is None else first - self.started,
             warnings=self.warnings(),
+            action=self.action,
+            also=self.also,
+            steps=tuple(label for label, _ in self.steps),
+            rejected=self.rejected.label if self.rejected else None,
         )
 
     def warnings(self) -> tuple[str, ...]:
         """What is odd about the answer, for people."""
         if not self.served:
-            return ()
+            return tuple(self.notes)
         asked, said = self.served.candidate.model, (self.served.reading.message or {}).get("model")
         same = said is None or said == asked.id or self.parts.table.find(str(said)) is asked
-        return () if same else (f"asked for {asked.id}, served by {said}",)
+        return (*self.notes, *(() if same else (f"asked for {asked.id}, served by {said}",)))
 
     def finish(self, error: BaseException | str | None = None) -> None:
         """Keep what is kept of a request that is over: once, whoever calls first. Never raises."""
@@ -210,8 +239,8 @@ class Run:
     def _keep(self, error: str | None) -> None:
         routing, served = self.routing(), self.served
         self._kept = routing
-        whole = served is not None and attempts.is_whole(served.outcome)
-        usage = served.bill(self.parts.table).usage if served else Usage()
+        whole = self.spoken is not None or (served is not None and attempts.is_whole(served.outcome))
+        usage = self.usage()
         account = Account(
             id=self.decision.id if self.decision else os.urandom(16).hex(),
             at=self.parts.wall(),
@@ -225,14 +254,32 @@ class Run:
         self.parts.ledger.add(account)
         self.parts.budgets.spent(account)
         if self.judged and self.decision and self.parts.log:
-            row = self.judged.log(self.parts.log, self.decision, _reply(routing, served, usage), self.mode)
+            told = rejection_tags(self.rejected, self.decision)
+            decided, reply = self.rejected or self.decision, _reply(routing, served, usage)
+            row = self.judged.log(self.parts.log, decided, reply, self.mode, told)
+            note_rejection(self.parts.log, row, self.rejected, self.decision)
             if self.mode == "shadow" and whole and served:
                 self._compare(row, served)
-        if whole and served and self.standing and self.decision:
-            content, model = served.reading.content, served.candidate.place.model
-            self.parts.talks.remember(self.standing, self.decision, model, content, usage)
-            if self.body.get("thread"):
-                self.parts.threads.add(str((served.reading.message or {}).get("id")), self.decision, model)
+        if whole and self.standing and self.decision:
+            self._remember(self.standing, self.decision, usage)
+            if served and self.body.get("thread"):
+                self.parts.threads.add(
+                    str((served.reading.message or {}).get("id")), self.decision, served.candidate.place.model
+                )
+
+    def usage(self) -> Usage:
+        """Tokens of the answer; of a plan, of all its steps."""
+        served = [one for _, one in self.steps] or ([self.served] if self.served else [])
+        bills = [one.bill(self.parts.table).usage for one in served]
+        return Usage(*(sum(getattr(bill, name) for bill in bills) for name in Usage.__slots__))
+
+    def _remember(self, standing: Standing, decision: Decision, usage: Usage) -> None:
+        talks, avoided = self.parts.talks, self.avoided
+        if self.spoken and self.action == "clarify":
+            talks.remember(standing, decision, "", self.spoken.message["content"], Usage(), avoided=avoided)
+        elif self.served and not self.spoken:
+            content, model = self.served.reading.content, self.served.candidate.place.model
+            talks.remember(standing, decision, model, content, usage, specialist=self.specialist, avoided=avoided)
 
     def _compare(self, row: RowRef, served: Try) -> None:
         """Have the routed model answer too, perhaps and later. A stream's tool input was not kept."""
@@ -259,16 +306,15 @@ class Run:
         )
 
     def _baseline_usd(self) -> Decimal | None:
-        if not self.served or not self.served.reading.message:
+        served = [one for _, one in self.steps] or ([self.served] if self.served else [])
+        if not served or not all(one.reading.message for one in served):
             return None
-        billed = self.served.bill(self.parts.table)
-        return baseline_usd(
-            self.parts.table, self._serving_model(billed), billed.usage, geo_us=billed.geo_us, fast=billed.fast
-        )
+        return sum((self._baseline_of(one) for one in served), Decimal(0))
 
-    def _serving_model(self, billed: attempts.Bill) -> Model:
-        assert self.served
-        return (self.parts.table.find(billed.served) if billed.served else None) or self.served.candidate.model
+    def _baseline_of(self, one: Try) -> Decimal:
+        table, billed = self.parts.table, one.bill(self.parts.table)
+        model: Model = (table.find(billed.served) if billed.served else None) or one.candidate.model
+        return baseline_usd(table, model, billed.usage, geo_us=billed.geo_us, fast=billed.fast)
 
 
 def _reply(routing: Routing | None, served: Try | None, usage: Usage) -> Reply | None:

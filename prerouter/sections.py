@@ -148,6 +148,17 @@ class LabelSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """How batches with `claude-dispatch` in them are decided and sent."""
+
+    requests: int = 100_000  # items of one batch of the API, which takes 100,000
+    megabytes: int = 250  # of one batch of the API, which takes 256
+    concurrency: int = 32  # items that the classifier is asked about at a time
+    patience_s: float = 120.0  # seconds without any answer of the classifier after which it is asked no more
+    poll_s: float = 30.0  # seconds between two looks at a batch that is waited for
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """Requests whose tags include all of `tags` get these limits."""
 
@@ -164,6 +175,7 @@ class Rule:
     speculative: Literal["cheap", "generalist", "off"] | None = None
     per_step: bool | None = None
     shadow: bool | None = None
+    handoff: Literal["queue", "callback"] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,10 +37,10 @@ def run_send(options: argparse.Namespace) -> int:
     _check_usage(options)
     settings = load_settings()
     with ExitStack() as stack:
-        usual = _usual(options)
-        requests = None if options.input else [_request(_typed(options.text), usual, "the request")]
+        usual = usual_of(options)
+        requests = None if options.input else [request_of(_typed(options.text), usual, "the request")]
         rows = _Rows(options.input, usual) if options.input else None
-        client = stack.enter_context(_dispatch(settings, stack))
+        client = stack.enter_context(open_dispatch(settings, stack))
         if rows is None:
             assert requests
             return _send_one(client, options, requests[0])
@@ -57,13 +57,14 @@ def _check_usage(options: argparse.Namespace) -> None:
         raise ConfigError("--stream is for one request", where="send", next_step="prerouter send --stream 'TEXT'")
 
 
-def _dispatch(settings: Settings, stack: ExitStack) -> Dispatch:
+def open_dispatch(settings: Settings, stack: ExitStack, *, needs_key: bool = True) -> Dispatch:
+    """A Dispatch with router and log of its own, closed with `stack`. Raises UpstreamError without a key."""
     from prerouter.dispatch import Dispatch
     from prerouter.routelog import RouteLog
     from prerouter.router import PreRouter
     from prerouter.sdk import KEYS, has_key
 
-    if not has_key():
+    if needs_key and not has_key():
         step = f"set {KEYS[0]}"
         raise UpstreamError("there is no key to send with", where="environment", next_step=step, attempts=0)
     log = stack.enter_context(RouteLog.open(settings=settings))
@@ -71,7 +72,7 @@ def _dispatch(settings: Settings, stack: ExitStack) -> Dispatch:
     return Dispatch(router=router, log=log)
 
 
-def _usual(options: argparse.Namespace) -> dict[str, Any]:
+def usual_of(options: argparse.Namespace) -> dict[str, Any]:
     """What a request gets that does not say it itself."""
     bounds = {name: getattr(options, name) for name in ("min_tier", "max_tier", "priority")}
     config = {name: value for name, value in bounds.items() if value is not None}
@@ -95,7 +96,7 @@ def _typed(text: str) -> str | Mapping[str, Any]:
     return typed_body(sys.stdin.read() if text == "-" else text)
 
 
-def _request(body: str | Mapping[str, Any], usual: Mapping[str, Any], where: str) -> dict[str, Any]:
+def request_of(body: str | Mapping[str, Any], usual: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The keyword arguments of `messages.create`; `text` stands for a message of the user's. Raises InvalidRequest."""
     said = {"text": body} if isinstance(body, str) else body
     own = _own(said)
@@ -120,7 +121,7 @@ def _send_one(client: Dispatch, options: argparse.Namespace, request: dict[str, 
     try:
         reply = _streamed(client, request, options) if options.stream else client.messages.create(**request)
     except Exception as error:
-        raise _told(error) from error
+        raise told_error(error) from error
     if options.json:
         print(reply.to_json())
     elif not options.stream:
@@ -153,7 +154,7 @@ def _text(reply: Any) -> str:
     raise UpstreamError("the answer has no text", where=why, next_step=step)
 
 
-def _told(error: Exception) -> Exception:
+def told_error(error: Exception) -> Exception:
     """The error as the command line reports it: exit 3 when no reply was had for no fault of the user's."""
     if isinstance(error, _USAGE):
         return error
@@ -219,7 +220,7 @@ class _Rows:
         if type(name) not in (str, int, float):
             raise DataError("the id is neither a string nor a number", file=self.name, line=number, next_step="mend it")
         try:
-            return _Row(str(name), _request(value, self._usual, f"line {number}"))
+            return _Row(str(name), request_of(value, self._usual, f"line {number}"))
         except InvalidRequest as error:
             raise DataError(error.what, file=self.name, line=number, next_step=error.next_step) from error
 
@@ -246,7 +247,7 @@ class _Writer:
             self.written += 1
         status = getattr(result, "status_code", None) or getattr(getattr(result, "cause", None), "status_code", None)
         if status in _HOPELESS and not self.by_tier:
-            raise _told(result)
+            raise told_error(result)
 
     def finish(self) -> None:
         """Write what came although something before it did not."""
@@ -269,7 +270,7 @@ def _line(name: str, result: Any) -> dict[str, Any]:
     told = {"routing": routing.to_json() if routing else None}
     if not isinstance(result, Exception):
         return {"id": name, "message": result.to_dict(mode="json"), **told}
-    error = _told(result)
+    error = told_error(result)
     shown = error.to_json() if isinstance(error, PreRouterError) else {"type": type(error).__name__}
     return {"id": name, "error": shown, **told}
 

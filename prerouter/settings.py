@@ -21,6 +21,7 @@ from prerouter.errors import ConfigError
 from prerouter.files import expanded
 from prerouter.sections import (
     AuditSettings,
+    BatchSettings,
     Budget,
     ClassifierSettings,
     CostSettings,
@@ -57,6 +58,7 @@ class Settings:
     label: LabelSettings = field(default_factory=LabelSettings)
     track: TrackSettings = field(default_factory=TrackSettings)
     retrain: RetrainSettings = field(default_factory=RetrainSettings)
+    batch: BatchSettings = field(default_factory=BatchSettings)
     rules: tuple[Rule, ...] = ()
     budgets: tuple[Budget, ...] = ()
     tiers: Mapping[str, Any] = field(default_factory=dict)  # overrides of tiers.toml, see `tiers.TierTable.load`
@@ -245,6 +247,11 @@ _RANGES: dict[str, tuple[float, float]] = {
     "label.batch_mb": (1, 256),
     "label.batch_queue": (1, 500_000),
     "label.target": (0.0, 1.0),
+    "batch.requests": (1, 100_000),
+    "batch.megabytes": (1, 256),
+    "batch.concurrency": (1, 1_000),
+    "batch.patience_s": (0, 86_400),
+    "batch.poll_s": (0.01, 86_400),
     "costs.chars_per_token": (0.1, 100),
     "costs.answer_tokens": (1, 1_000_000),
     "costs.other_tokens": (0, 1_000_000),

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from prerouter.batchverbs import BatchVerbs
 from prerouter.dispatchrecords import DISPATCH
-from prerouter.errors import UnsupportedRequest
 from prerouter.lookups import CONFIG, how
 from prerouter.routingreply import routed_manager, with_error_routing
 
@@ -22,17 +22,26 @@ class Clients:
     """The three clients behind a Dispatch. plain: the user's own. routing: routes, and retries by itself.
 
     light: for what only looks (counting tokens, listing models), with the SDK's own retries. check: reads a
-    dispatch_config, raising ConfigError. knows: whether a model is in the table.
+    dispatch_config, raising ConfigError. knows: whether a model is in the table. has_routes: whether
+    a route may name max_tokens. batches: those that are routed.
     """
 
     def __init__(
-        self, plain: Any, routing: Any, light: Any, check: Callable[[object], object], knows: Callable[[str], object]
+        self,
+        plain: Any,
+        routing: Any,
+        light: Any,
+        check: Callable[[object], object],
+        knows: Callable[[str], object],
+        has_routes: Callable[[], bool],
+        batches: BatchVerbs,
     ) -> None:
         self.plain, self.routing, self.light, self.check, self.knows = plain, routing, light, check, knows
+        self.has_routes, self.batches = has_routes, batches
 
     def for_call(self, path: tuple[str, ...], arguments: Mapping[str, Any]) -> Any:
         """The client for this call."""
-        if "models" in path:
+        if "models" in path or ("batches" in path and path[-1] == "list"):
             return self.light
         if arguments.get("model") == DISPATCH:
             return self.light if path[-1] == "count_tokens" else self.routing
@@ -65,10 +74,16 @@ class Method:
         clients = self._clients()
         if dispatch_config is not None:
             clients.check(dispatch_config)
+        if "batches" in self._path and (ours := clients.batches.of(self._path, args, arguments)):
+            return ours(dispatch_config)
         client = clients.for_call(self._path, arguments)
         if dispatch_config is not None and client is not clients.plain:
             arguments["extra_body"] = {**(arguments.get("extra_body") or {}), CONFIG: dict(dispatch_config)}
-        _check_batch(self._path, arguments)
+        routed = client is clients.routing and arguments.get("model") == DISPATCH
+        if routed and "max_tokens" not in arguments and clients.has_routes():
+            # The SDK wants one; null, which the body then has, stands for the route's.
+            arguments = {**arguments, "max_tokens": 1}
+            arguments["extra_body"] = {**(arguments.get("extra_body") or {}), "max_tokens": None}
         call = _at(client, self._path)
         if client is not clients.routing:
             return call(*args, **arguments)
@@ -80,14 +95,3 @@ def _at(client: Any, path: tuple[str, ...]) -> Any:
     for name in path:
         client = getattr(client, name)
     return client
-
-
-def _check_batch(path: tuple[str, ...], arguments: Mapping[str, Any]) -> None:
-    requests = arguments.get("requests")
-    if "batches" not in path or not isinstance(requests, list | tuple):
-        return
-    for request in requests:
-        params = request.get("params") if isinstance(request, Mapping) else None
-        if isinstance(params, Mapping) and params.get("model") == DISPATCH:
-            step = "decide first: PreRouter.decide(params).model is the model of each request"
-            raise UnsupportedRequest(f"{DISPATCH} cannot be sent in a batch", where="batches", next_step=step)

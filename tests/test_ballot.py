@@ -99,3 +99,11 @@ def test_which_questions_are_ours() -> None:
     assert not THREE.knows(THREE.id, 3)
     assert THREE.knows(THREE.second.id, 0)
     assert not THREE.knows("0" * 12, 0)
+
+
+def test_several_votes_keep_what_their_winners_stated() -> None:
+    answers = [said("complex", 0, 0.9), said("simple", 1, 0.2), said("complex", 2, 0.6)]
+    fields = THREE.result([*answers, second("complex")]) or {}
+    assert "stated" not in fields  # settled by the second labeller
+    fields = Ballot.of(TAXONOMY, HAIKU, 3).result(answers) or {}
+    assert (fields["label"], fields["stated"], fields["confidence"]) == ("complex", 0.75, 0.666667)

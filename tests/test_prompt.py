@@ -78,8 +78,8 @@ def test_up_to_four_labels_take_200_to_600_tokens(n: int) -> None:
 
 
 def test_only_what_is_asked_for_is_mentioned() -> None:
-    assert not any(name in PROMPT.system for name in OPTIONAL)
-    assert all(name in ALL.system for name in OPTIONAL)
+    assert not any(f"- {name}:" in PROMPT.system for name in OPTIONAL)
+    assert all(f"- {name}:" in ALL.system for name in OPTIONAL)
     assert list(PROMPT.schema["properties"]) == PROMPT.schema["required"] == ["label", "confidence"]
     assert list(ALL.schema["properties"]) == ALL.schema["required"] == ["label", "confidence", *OPTIONAL]
 
@@ -170,11 +170,14 @@ def test_a_whole_answer() -> None:
                 "fallback_label": "MODERATE",
                 "rationale": "Two proofs.",
                 "params": [{"name": "language", "value": "Dutch"}],
+                "also": ["SIMPLE", "complex", "simple", "nonsense"],
+                "question": "Which language?",
             }
         )
     )
     assert (verdict.label, verdict.fallback_label, verdict.confidence) == ("complex", "moderate", 0.75)
     assert (verdict.rationale, dict(verdict.params)) == ("Two proofs.", {"language": "Dutch"})
+    assert (verdict.also, verdict.question) == (("simple", "complex"), "Which language?")
     assert verdict.usage == Usage(1000, 100)
     assert verdict.cost_usd == Decimal("0.00015")  # 1,000 x $0.10 + 100 x $0.50 per million
     assert verdict.prompt_id == ALL.id
@@ -222,6 +225,7 @@ def test_what_is_off_the_schema_is_invalid_and_still_billed(answer: object) -> N
 def test_a_lone_surrogate_becomes_the_replacement_character() -> None:
     params = [{"name": "\ud83d", "value": "a\udc00b"}, {"name": "emoji", "value": "\U0001f600"}]
     answer = {"label": "simple", "confidence": 1, "fallback_label": "complex", "params": params}
+    answer |= {"also": [], "question": ""}
     verdict = ALL.verdict(reply(answer | {"rationale": "half a \ud83d"}))
     assert verdict.rationale == "half a \ufffd"
     assert verdict.params == {"\ufffd": "a\ufffdb", "emoji": "\U0001f600"}
@@ -230,6 +234,7 @@ def test_a_lone_surrogate_becomes_the_replacement_character() -> None:
 
 def test_a_verdict_can_be_copied_and_pickled() -> None:
     answer = {"label": "simple", "confidence": 1, "fallback_label": "complex", "rationale": ""}
+    answer |= {"also": [], "question": ""}
     verdict = ALL.verdict(reply(answer | {"params": [{"name": "a", "value": "b"}]}))
     assert pickle.loads(pickle.dumps(verdict)) == copy.deepcopy(verdict) == verdict
     assert dataclasses.asdict(verdict)["params"] == {"a": "b"}
@@ -243,10 +248,13 @@ def test_a_verdict_can_be_copied_and_pickled() -> None:
         {"params": {}},
         {"params": [{"name": "a"}]},
         {"params": ["a"]},
+        {"also": "complex"},
+        {"question": None},
     ],
 )
 def test_the_further_fields_are_held_to_the_schema_too(change: dict[str, Any]) -> None:
     good = {"label": "simple", "confidence": 1, "fallback_label": "complex", "rationale": "", "params": []}
+    good |= {"also": [], "question": ""}
     assert ALL.verdict(reply(good)).label == "simple"
     assert ALL.verdict(reply(good | change)).reason == "classifier_invalid"
 

@@ -37,6 +37,11 @@ def test_the_python_blocks_run_in_order(environ: dict[str, str], tmp_path: Path)
     _run([sys.executable, "-W", "error", "-c", "\n".join(PYTHON)], environ, tmp_path)
 
 
+def test_an_assistant_with_four_routes_takes_less_than_40_lines() -> None:
+    (block,) = [block for block in PYTHON if '"taxonomy.toml"' in block]
+    assert len([line for line in block.splitlines() if line.strip()]) < 40
+
+
 def test_the_commands_run_in_order(environ: dict[str, str], tmp_path: Path) -> None:
     commands = [line[2:] for block in CONSOLE for line in block.splitlines() if line.startswith("$ prerouter")]
     assert len(commands) >= 5

@@ -73,4 +73,4 @@ def test_a_log_without_texts_is_refused_with_what_to_set(tmp_path: Path, capsys:
         pass
     for arguments in (["--log", "x.jsonl"], [], ["--log", "-o", "x.jsonl"]):
         assert cli.main(["review", *arguments]) == 2
-        assert "name a file, or --log alone" in capsys.readouterr().err
+        assert "name a file, --log or --queue" in capsys.readouterr().err
