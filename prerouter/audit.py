@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
 
 from prerouter.claude import Classifier
@@ -117,6 +118,11 @@ class AuditLane:
         patient = replace(settings.classifier, deadline_s=DEADLINE_S, rpm=settings.audit.rpm, fall_through="wait")
         asks = classifier_of(taxonomy, tiers, patient, client=client)
         return cls(asks, tiers.model(settings.classifier.model).id, settings.audit, clock=clock)
+
+    @property
+    def cost_usd(self) -> Decimal:
+        """US dollars that the audits of this process were billed so far."""
+        return self.classifier.stats.cost_usd
 
     def toss(self) -> float:
         """The coin's probability for one more request."""

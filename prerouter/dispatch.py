@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -245,17 +246,22 @@ def _parts_of(router: PreRouter, log: RouteLog | None, on_human: Callable[[Case]
         step = "give every label of the taxonomy a tier"
         raise ConfigError("labels without a tier cannot be dispatched", where="taxonomy", next_step=step)
     settings, table, log = router.settings, router.tiers, log or router.log
+    lane = ShadowLane(settings, table, log, client=client) if log else None
+
+    def aside() -> Decimal:
+        return sum((each.cost_usd for each in (router.audits, lane) if each), Decimal(0))
+
     return Parts(
         router=router,
         talks=Conversations(table),
-        ledger=Ledger(table, asked=lambda: router.classifier.stats.cost_usd),
+        ledger=Ledger(table, asked=lambda: router.classifier.stats.cost_usd, aside=aside),
         budgets=Budgets(settings, table),
         dead=DeadModels(settings.dispatch.dead_model_s),
         people=People(settings.state_dir, on_human),
         stronger=stronger_of(router.taxonomy, table, settings.classifier, client=client),
         calibrated=calibration_of(router.taxonomy),
         log=log,
-        lane=ShadowLane(settings, table, log, client=client) if log else None,
+        lane=lane,
     )
 
 

@@ -48,8 +48,9 @@ class Report:
 
     since, until: UTC seconds since 1970. total.usd: everything billed, of which classifier_usd went to classification
     and wasted_usd to attempts that did not serve. late_usd: not in total, classifier answers that came too late for
-    their request, or that others of this process asked the same router for. untold: attempts whose bill never came (a
-    broken reply, a deadline): they may have cost what is not in here. by_tag: keys K=V. rows: the newest requests,
+    their request, or that others of this process asked the same router for. aside_usd: not in total either, audits and
+    shadow mode's comparisons. untold: attempts whose bill never came (a broken reply, a deadline): they may have cost
+    what is not in here. by_tag: keys K=V. rows: the newest requests,
     oldest first.
     """
 
@@ -59,6 +60,7 @@ class Report:
     classifier_usd: Decimal
     wasted_usd: Decimal
     late_usd: Decimal
+    aside_usd: Decimal
     untold: int
     by_tier: Mapping[str, Line]
     by_model: Mapping[str, Line]
@@ -73,7 +75,7 @@ class Report:
     @property
     def saved_usd(self) -> Decimal:
         """Against always using the top tier, net; see `Line`."""
-        return self.total.saved_usd - self.late_usd
+        return self.total.saved_usd - self.late_usd - self.aside_usd
 
     @property
     def also_share(self) -> float:
@@ -87,7 +89,7 @@ class Report:
         return {
             **shown,
             **self.total.to_json(),
-            **{name: float(getattr(self, name)) for name in ("classifier_usd", "wasted_usd", "late_usd", "saved_usd")},
+            **{name: float(getattr(self, name)) for name in _SUMS},
             **lines,
             "attempts": dict(self.attempts),
             "actions": dict(self.actions),
@@ -104,8 +106,8 @@ class Report:
 class Ledger:
     """Adds accounts up. Thread-safe.
 
-    asked: what the router's classifier was billed so far, late answers included. rows: newest requests that are kept
-    one by one.
+    asked: what the router's classifier was billed so far, late answers included. aside: what audits and comparisons
+    were. rows: newest requests that are kept one by one.
     """
 
     def __init__(
@@ -113,11 +115,13 @@ class Ledger:
         table: TierTable,
         *,
         asked: Callable[[], Decimal] | None = None,
+        aside: Callable[[], Decimal] | None = None,
         clock: Callable[[], float] = time.time,
         rows: int = 1_000,
     ) -> None:
         self._clock, self._lock, self._asked = clock, new_lock(self), asked
         self._asked_before = asked() if asked else Decimal(0)
+        self._aside, self._aside_before = aside, aside() if aside else Decimal(0)
         self._order = [tier.name for tier in table.tiers]
         self._since = clock()
         self._total, self._classifier, self._wasted, self._untold = Line(), Decimal(0), Decimal(0), 0
@@ -161,6 +165,7 @@ class Ledger:
                 classifier_usd=self._classifier,
                 wasted_usd=self._wasted,
                 late_usd=self._late(),
+                aside_usd=self._aside() - self._aside_before if self._aside else Decimal(0),
                 untold=self._untold,
                 attempts=dict(self._attempts),
                 actions=dict(self._actions),
@@ -194,6 +199,7 @@ def _is_untold(attempt: Attempt) -> bool:
     return attempt.outcome in _UNTOLD and attempt.usage == Usage()
 
 
+_SUMS = ("classifier_usd", "wasted_usd", "late_usd", "aside_usd", "saved_usd")
 _GROUPS = ("by_tier", "by_model", "by_label", "by_tag")
 
 
@@ -202,11 +208,12 @@ def _headline(report: Report) -> list[str]:
     failed = f", {total.requests - total.answered:,} without an answer" if total.answered < total.requests else ""
     less = f" ({report.saved_usd / total.baseline_usd:.1%} less)" if total.baseline_usd else ""
     late = f", too late {_usd(report.late_usd)}" if report.late_usd else ""
+    aside = f", audits {_usd(report.aside_usd)}" if report.aside_usd else ""
     untold = f"; {report.untold:,} bills never came" if report.untold else ""
     costs = f"{_usd(total.usd)} instead of {_usd(total.baseline_usd)}{less}"
     return [
         f"prerouter: {total.requests:,} requests{failed}: {costs}",
-        f"  of which classifying {_usd(report.classifier_usd)}, failed {_usd(report.wasted_usd)}{late}{untold}",
+        f"  of which classifying {_usd(report.classifier_usd)}, failed {_usd(report.wasted_usd)}{late}{aside}{untold}",
     ]
 
 

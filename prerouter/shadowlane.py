@@ -40,7 +40,8 @@ class ShadowLane:
     """Compares a sample of what it is offered. Thread-safe; safe after fork, where what waits belongs to the parent.
 
     client: an anthropic client, None for one from the environment. replay: the body for the routed model, None where
-    it cannot answer such a request. missed: offers of this process that were drawn and not compared.
+    it cannot answer such a request. missed: offers of this process that were drawn and not compared. cost_usd: what
+    its comparisons were billed so far, in US dollars.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class ShadowLane:
 
     def _reset(self) -> None:
         self._pid, self._lock, self.missed = os.getpid(), threading.Lock(), 0
+        self.cost_usd = Decimal(0)
         self._open: set[Future[None]] = set()
         self._background = None
         self._purse = Purse(Decimal(str(self._settings.usd_per_day)), Decimal(0))
@@ -149,6 +151,7 @@ class ShadowLane:
         return sum((Decimal(str(label.cost_usd)) for label in found), Decimal(0))
 
     def _note(self, row: RowRef, made: Made) -> None:
+        self.cost_usd += made.usd
         if made.fault:
             _log.warning("a comparison failed: %s", made.fault.told)
         if made.pair is None:

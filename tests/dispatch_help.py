@@ -21,7 +21,8 @@ from prerouter.router import PreRouter
 
 Side = Literal["sync", "async"]
 TYPED = (PreRouterError, anthropic.APIError)
-PATIENT = {"classifier": {"deadline_s": 120}}  # on a busy machine too, no answer comes too late
+# On a busy machine too no answer comes too late, nor is an audit under way when the bill is read.
+PATIENT = {"classifier": {"deadline_s": 120}, "audit": {"ask": False}}
 ASK: dict[str, Any] = {"model": "claude-dispatch", "max_tokens": 2000}
 MODELS = {"haiku": "claude-haiku-5-5", "sonnet": "claude-sonnet-5-5", "opus": "claude-opus-5-5"}
 
@@ -84,8 +85,8 @@ class Caller:
         return result
 
     def spent(self) -> Decimal:
-        """US dollars as we counted them, those of classifier calls that came too late included."""
-        usd: Decimal = self.report.total.usd + self.report.late_usd
+        """US dollars as we counted them, those of classifier calls that came too late and of audits included."""
+        usd: Decimal = self.report.total.usd + self.report.late_usd + self.report.aside_usd
         return usd
 
 

@@ -234,12 +234,6 @@ def test_other_models_go_to_the_users_own_client(claude: FakeClaude, router: Pre
     assert log.tail() == []
 
 
-def test_a_batch_cannot_name_ours(client: Dispatch, claude: FakeClaude) -> None:
-    with pytest.raises(UnsupportedRequest, match="batch"):
-        client.messages.batches.create(requests=[{"custom_id": "a", "params": ask()}])
-    assert claude.requests == []
-
-
 def test_options_make_another_client_with_the_same_ledger(client: Dispatch, claude: FakeClaude) -> None:
     other = client.with_options(default_headers={"x-mine": "1"})
     other.messages.create(**ask())
@@ -624,6 +618,21 @@ def test_shadowed_answers_are_compared_with_the_routed_model(
     assert (served.model, found.outcome in ("won", "tied", "lost"), found.label) == (OPUS, True, None)
     assert [row.mode for row in log.rows()] == ["shadow"]
     assert sum(call.body.get("model") == HAIKU for call in claude.calls()) == 1
+
+
+def test_audits_are_in_the_report(claude: FakeClaude, log: RouteLog) -> None:
+    with PreRouter.load(client=claude.client(), settings={"audit": {"rate": 1.0}}, log=log) as router:
+        client = Dispatch(claude.client(), router)
+        for i in range(3):
+            client.messages.create(**ask(f"What is 2 + {i}?"))
+        client.close()
+    report = client.report()
+    asked = sum(asks_for_label(call.body) for call in claude.calls())
+    assert asked == 3
+    assert report.total.usd + report.late_usd + report.aside_usd == claude.billed(told=True)
+    assert report.aside_usd > 0
+    log.flush()
+    assert len(list(log.labels(origin="audit"))) == sum(row.decision.decided_by == "local" for row in log.rows())
 
 
 def test_feedback_becomes_a_label_of_the_log(claude: FakeClaude, local: LocalClassifier, log: RouteLog) -> None:
