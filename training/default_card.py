@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gates import MIN_COVERAGE
 from measures import MEASURES
 
 from prerouter.modelfolder import Certificate, FolderModel
@@ -25,6 +26,7 @@ def card(model: FolderModel) -> str:
     return TEMPLATE.read_text("utf-8").format(
         made=model.certificate,
         gate=gate(model.certificate),
+        min_coverage=f"{MIN_COVERAGE:.0%}",
         power="; ".join(f"{contract}: {share:.0%}" for contract, share in figures["contract_choice"].items()),
         header=" | ".join(name.replace("_", " ") for name in MEASURES),
         rule="---|" * len(MEASURES),

@@ -24,7 +24,7 @@ class Run:
     seed: int
     written: tuple[int, ...]
     weight: float = 0.4
-    n_injected: int = 1200
+    n_injected: int = 600
 
 
 @dataclass(frozen=True, slots=True)

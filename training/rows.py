@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from prerouter import text
+from prerouter import certify, text
 from prerouter.certify import Part
 from prerouter.examples import body_of, read_bodies, read_examples
 from prerouter.records import Request
@@ -21,8 +21,6 @@ from prerouter.trainset import Table
 FILES = ("train.jsonl", "extra.jsonl", "authored.jsonl")
 SPLIT_SEED = 3
 COMPARED_SHARE = 0.19  # of all groups, see `was_compared`
-CERTIFY_SHARE = 0.21  # of all groups: some 1,500 rows hold the errors that the contracts' limits are told apart by
-CALIBRATE_SHARE = 0.14  # some 1,000 rows; of 650, one contract was chosen that was looser than the data carry
 HERE = Path(__file__).parent
 WRITTEN = HERE / "written.jsonl"
 
@@ -116,7 +114,7 @@ def digest(parts: Iterable[str]) -> str:
 
 
 def split(rows: Table, keep: np.ndarray | None = None) -> dict[Part, np.ndarray]:
-    """Positions of each part, of the rows where `keep` (n_rows,) is true (default: all).
+    """Positions of each part, of the rows where `keep` (n_rows,) is true (default: all), in `certify.SHARES`.
 
     A row's part hangs on its text alone, so rows keep theirs when others are left out. Rows that recipes were compared
     on (README.md) are for fitting only: a model chosen on a row could not be certified on it. Certify gets one row per
@@ -127,9 +125,9 @@ def split(rows: Table, keep: np.ndarray | None = None) -> dict[Part, np.ndarray]
     for i in range(len(rows.truth)) if keep is None else np.flatnonzero(keep).tolist():
         group = rows.groups[i]
         u = _uniform(SPLIT_SEED, group)
-        if was_compared(group) or u >= (CERTIFY_SHARE + CALIBRATE_SHARE) * share:
+        if was_compared(group) or u >= (certify.SHARES["certify"] + certify.SHARES["calibrate"]) * share:
             parts["fit"].append(i)
-        elif u >= CERTIFY_SHARE * share:
+        elif u >= certify.SHARES["certify"] * share:
             parts["calibrate"].append(i)
         elif group not in certified:
             certified.add(group)
