@@ -73,7 +73,7 @@ def run_results(options: argparse.Namespace) -> int:
         name = options.id or _newest(verbs)
         batch = _asked(verbs, "retrieve", name)
         if options.wait and batch.processing_status != "ended":
-            batch = _ended(verbs, name, options.poll_seconds or load_settings().batch.poll_s)
+            batch = _ended(verbs, name, options.poll_seconds or load_settings().label.poll_s)
         if batch.processing_status != "ended":
             print(f"prerouter: {_status_line(_shown(batch))}; --wait waits", file=sys.stderr)
             if options.json:

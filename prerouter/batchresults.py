@@ -49,6 +49,9 @@ class Spool:
         """Forget all."""
         self._file.close()
 
+    def __del__(self) -> None:  # of results that nobody began to read
+        self._file.close()
+
 
 async def read(api: BatchApi, store: BatchStore, parts: Parts, spool: Spool | None = None) -> None:
     """Read the results of all parts, which have ended, and count what was not counted yet. Raises Fault, UpstreamError.

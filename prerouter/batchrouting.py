@@ -22,6 +22,7 @@ from prerouter.choice import Choice
 from prerouter.economics import asking_pays
 from prerouter.errors import ConfigError, PreRouterError, UnsupportedRequest
 from prerouter.fitting import worst_case_usd
+from prerouter.handing import dress
 from prerouter.logrecords import RowRef
 from prerouter.parts import Parts
 from prerouter.plan import Candidate
@@ -135,11 +136,15 @@ class ItemRouter:
         assert run.judged
         if known and known["decision"]["decided_by"] in ("llm", "cache"):
             run.judged.decision = decision_of(known)
-        elif run.judged.decision is None and not asking_pays(
-            self._parts.router, run.judged, body, run.size, batch=True
-        ):
+        elif run.judged.decision is None and not self._asking_pays(run):
             run.judged.skip("unprofitable")
         return item, run, None
+
+    def _asking_pays(self, run: Run) -> bool:
+        """At batch prices; routes differ in more than their tier."""
+        router = self._parts.router
+        assert run.judged
+        return bool(router.taxonomy.handoff) or asking_pays(router, run.judged, run.body, run.size, batch=True)
 
     async def _ask(self, runs: list[Run]) -> None:
         left = iter(runs)
@@ -183,6 +188,7 @@ class ItemRouter:
             run.decide()
             assert run.decision
             assert run.decision.tier
+            _dress(run)
             top = self._parts.table.tiers[-1].name
             candidate = Choice(run, top if run.mode == "shadow" else run.decision.tier).first()
             run.placed(candidate)
@@ -251,6 +257,18 @@ class _Captured:
             "features": None if features is None else base64.b64encode(features.astype("<f4").tobytes()).decode(),
         }
         return RowRef(decision.id, 0.0)
+
+
+def _dress(run: Run) -> None:
+    """Have the decided route's specialist answer. It may not give the item back: nobody would be there to take it."""
+    handoff = run.parts.router.taxonomy.handoff
+    if run.mode == "shadow" or run.thread or run.decision is None:
+        return
+    if run.config.handoff or (handoff and handoff.routes[run.decision.label].handoff):
+        step = "send it by itself"
+        raise UnsupportedRequest("a batch hands no request to a person", where="handoff", next_step=step)
+    if handoff:
+        dress(run, handoff, may_escalate=False)
 
 
 def _check(body: Mapping[str, Any]) -> None:

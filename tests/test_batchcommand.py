@@ -29,7 +29,7 @@ def source(claude: FakeClaude, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("ANTHROPIC_BASE_URL", claude.url)
     save(tmp_path / "models" / "tiny")
     (tmp_path / "cwd" / "prerouter.toml").write_text(
-        f'model = "{tmp_path}/models/tiny"\n[classifier]\ndeadline_s = 60\n[batch]\npoll_s = 0.05\n'
+        f'model = "{tmp_path}/models/tiny"\n[classifier]\ndeadline_s = 60\n[label]\npoll_s = 0.05\n'
     )
     return rows_file(tmp_path / "in.jsonl", TEXTS)
 

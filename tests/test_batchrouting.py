@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
+import assistant
 import pytest
 from anthropic.types.messages import MessageBatch, MessageBatchIndividualResponse
 from dispatch_help import MODELS
@@ -420,3 +421,19 @@ def kinds_and_texts(asked: list[dict[str, Any]]) -> list[tuple[str, str]]:
 def distinct(asked: list[dict[str, Any]]) -> set[str]:
     """The items that are paid for: equal ones once, those of other models each."""
     return {e["custom_id"] if _kind(e["params"]) == "untouched" else repr(e["params"]) for e in asked}
+
+
+def test_items_have_the_specialist_of_their_route(claude: FakeClaude, tmp_path: Path) -> None:
+    claude.answer = assistant.answer
+    taxonomy = assistant.write(tmp_path / "routes")
+    with PreRouter.load(taxonomy=taxonomy, client=claude.client(), settings=SETTINGS) as router:
+        client = Dispatch(claude.client(), router)
+        texts = {"a": "Review this diff.", "b": "Design a rate limiter.", "c": "Good morning."}
+        batch = client.messages.batches.create(requests=[item(name, text) for name, text in texts.items()])
+        results = list(client.messages.batches.results(batch.id))
+    assert [r.routing.decision.label for r in results] == ["code_review", "architecture", "general"]
+    assert [r.routing.tier for r in results] == ["sonnet", "opus", "haiku"]
+    review, design, other = sent(claude)
+    assert "You review code." in json.dumps(review["system"])
+    assert "You design systems." in json.dumps(design["system"])
+    assert "system" not in other
