@@ -31,6 +31,8 @@ KEPT = ("messages", "system", "tools", "tool_choice", "stop_sequences", "output_
 DEFAULT_MAX_TOKENS = 4096  # where the log does not say
 MOST_CHARS_A_TOKEN = 16  # of an answer, for the bound of what judging it may cost
 
+WHOLE = ("end_turn", "stop_sequence", "tool_use", "max_tokens")  # stop reasons of what can be judged
+
 Replay = Callable[[Mapping[str, Any], Model], dict[str, Any] | None]
 
 
@@ -48,6 +50,7 @@ class Question:
     """A pair to be made. request: a Messages body. served: the answer that there is. other: the model to answer too.
 
     other_is_routed: whether `other` is what the router chose (shadow mode), or what served (without routing).
+    refusal_is_answer: a refusal of `other` is judged as an answer without a word, instead of making no pair.
     """
 
     id: str
@@ -56,6 +59,7 @@ class Question:
     served: Answer
     other: str
     other_is_routed: bool = True
+    refusal_is_answer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +69,14 @@ class Made:
     why: "unfit": the other model takes no such request. "unseen": the judge could not see all of it (images,
     documents). "refused", "unfinished": the other model's answer is none. "no_ruling": the judge's is none. "capped":
     the money did not allow a call. "failed": Claude did not answer, see `fault`.
+    seconds: of the other model's answer; None when it took more than one try.
     """
 
     pair: Pair | None = None
     why: str = ""
     usd: Decimal = Decimal(0)
     fault: Fault | None = None
+    seconds: float | None = None
 
 
 class Comparer:
@@ -86,32 +92,35 @@ class Comparer:
 
     async def compare(self, question: Question) -> Made:
         """Make the pair. Never raises for what happens upstream."""
-        model = self._tiers.model(question.other)
-        body = self._replay(question.request, model)
-        if body is None or not visible(question.request):
-            return Made(why="unfit" if body is None else "unseen")
-        upper = self._upper(question, model, body)
-        if not await self._reserved(upper):
+        body = self.body(question.request, question.other)
+        if isinstance(body, str):
+            return Made(why=body)
+        upper = self.upper(question.request, body, question.served)
+        if not await self.reserve(upper):
             return Made(why="capped")
-        bill = _Bill()
         try:
-            found = await self._compared(question, model, body, bill)
-        except Fault as fault:
-            return Made(why="failed", usd=bill.usd, fault=fault)
+            return await self.made(question, body)
         finally:
-            self._purse.reserved -= upper
-            self._open -= 1
-            self._ended.set()
-        return Made(why=found, usd=bill.usd) if isinstance(found, str) else Made(found, usd=bill.usd)
+            self.release(upper, last=True)
 
-    def _upper(self, question: Question, model: Model, body: Mapping[str, Any]) -> Decimal:
-        """US dollars that an answer and its ruling cost at most."""
-        judged = self.judge.question(question.request, "", shown(question.served.content), routed_first=True)
-        to_come = min(body["max_tokens"] * MOST_CHARS_A_TOKEN, ANSWER_CHARS)
-        answer = self._purse.upper(model, _size(body), int(body["max_tokens"]))
+    def body(self, request: Mapping[str, Any], other: str) -> dict[str, Any] | str:
+        """The body with which the model `other` answers; or why there can be no pair, see `Made`."""
+        body = self._replay(request, self._tiers.model(other))
+        return "unfit" if body is None else body if visible(request) else "unseen"
+
+    def upper(self, request: Mapping[str, Any], body: Mapping[str, Any], served: Answer | int) -> Decimal:
+        """US dollars that the answer to `body` and its ruling cost at most.
+
+        served: the answer that there is; while it is still to come, the most tokens that it can have.
+        """
+        there, to_come = ("", _most_chars(served)) if isinstance(served, int) else (shown(served.content), 0)
+        judged = self.judge.question(request, "", there, routed_first=True)
+        to_come += _most_chars(int(body["max_tokens"]))
+        answer = self._purse.upper(self._tiers.model(body["model"]), _size(body), int(body["max_tokens"]))
         return answer + self._purse.upper(self.judge.model, _size(judged) + to_come, int(judged["max_tokens"]))
 
-    async def _reserved(self, upper: Decimal) -> bool:
+    async def reserve(self, upper: Decimal) -> bool:
+        """Set so much aside for a pair, once others have ended if need be; whether the money allows it."""
         while not self._purse.fits(upper):
             if not self._open:
                 return False
@@ -121,11 +130,32 @@ class Comparer:
         self._open += 1
         return True
 
-    async def _compared(self, question: Question, model: Model, body: dict[str, Any], bill: _Bill) -> Pair | str:
-        said, usd = await self._call(model, body, ANSWER_TIMEOUT_S, bill)
-        if said.get("stop_reason") not in ("end_turn", "stop_sequence", "tool_use", "max_tokens"):
+    def release(self, usd: Decimal, *, last: bool = False) -> None:
+        """What was set aside, or a part of it whose bill is known, is free again. last: the pair has ended."""
+        self._purse.reserved -= usd
+        self._open -= last
+        self._ended.set()
+
+    async def made(self, question: Question, body: dict[str, Any]) -> Made:
+        """The pair, with money that is set aside. body: see `body`."""
+        bill = _Bill()
+        try:
+            found = await self._compared(question, body, bill)
+        except Fault as fault:
+            return Made(why="failed", usd=bill.usd, fault=fault)
+        if isinstance(found, str):
+            return Made(why=found, usd=bill.usd)
+        return Made(found, usd=bill.usd, seconds=bill.seconds)
+
+    async def _compared(self, question: Question, body: dict[str, Any], bill: _Bill) -> Pair | str:
+        model = self._tiers.model(question.other)
+        said, usd, bill.seconds = await self._call(model, body, ANSWER_TIMEOUT_S, bill)
+        content = [block for block in _blocks(said) if isinstance(block, Mapping)]
+        if said.get("stop_reason") == "refusal" and question.refusal_is_answer:
+            content = []
+        elif said.get("stop_reason") not in WHOLE:
             return "refused" if said.get("stop_reason") == "refusal" else "unfinished"
-        other = Answer(model.id, [block for block in _blocks(said) if isinstance(block, Mapping)], float(usd))
+        other = Answer(model.id, content, float(usd))
         routed, reference = (other, question.served) if question.other_is_routed else (question.served, other)
         ruling = await self._ruling(question, shown(routed.content), shown(reference.content), bill)
         return _pair(question, routed, reference, ruling, self.judge) if ruling else "no_ruling"
@@ -136,17 +166,22 @@ class Comparer:
             return clear
         first = self.judge.routed_first(question.id)
         body = self.judge.question(question.request, routed, reference, routed_first=first)
-        said, _ = await self._call(self.judge.model, body, JUDGE_TIMEOUT_S, bill)
+        said, _, _ = await self._call(self.judge.model, body, JUDGE_TIMEOUT_S, bill)
         return self.judge.ruling(said, routed_first=first)
 
     async def _call(
         self, model: Model, body: Mapping[str, Any], timeout_s: float, bill: _Bill
-    ) -> tuple[dict[str, Any], Decimal]:
-        """The response and its price. Raises Fault after the tries that help, and that the money allows."""
+    ) -> tuple[dict[str, Any], Decimal, float | None]:
+        """The response, its price, and its seconds where the first try brought it.
+
+        Raises Fault after the tries that help, and that the money allows.
+        """
         size, attempt = _size(body), 1
         while True:
+            began = time.monotonic()
             try:
                 said, _ = await self._sdk.call(body, timeout_s)
+                seconds = time.monotonic() - began
                 break
             except Fault as fault:
                 if fault.sent and not fault.status:  # it may have been answered, and billed
@@ -161,7 +196,7 @@ class Comparer:
         self._purse.observe(size, used)
         usd = Decimal(0) if refused else cost(model, used)  # a refusal before any output is not billed
         self._spend(bill, usd)
-        return said, usd
+        return said, usd, seconds if attempt == 1 else None
 
     def _spend(self, bill: _Bill, usd: Decimal) -> None:
         self._purse.spent += usd
@@ -170,9 +205,10 @@ class Comparer:
 
 @dataclass(slots=True)
 class _Bill:
-    """What one question cost so far."""
+    """What one question cost so far, and how long the other model took."""
 
     usd: Decimal = Decimal(0)
+    seconds: float | None = None
 
 
 def replayed(request: Mapping[str, Any], model: Model) -> dict[str, Any] | None:
@@ -224,6 +260,11 @@ def _without_thinking(message: Mapping[str, Any]) -> dict[str, Any]:
     """Thinking blocks are tied to the model that thought: another refuses or drops them."""
     blocks = _blocks(message)
     return {**message, "content": [b for b in blocks if "thinking" not in _kind(b)]} if blocks else dict(message)
+
+
+def _most_chars(tokens: int) -> int:
+    """Of an answer as a judge sees it."""
+    return min(tokens * MOST_CHARS_A_TOKEN, ANSWER_CHARS)
 
 
 def _size(body: Mapping[str, Any]) -> int:

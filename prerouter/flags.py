@@ -68,3 +68,5 @@ def age(value: str) -> float:
 
 positive = number(int, lambda n: 1 <= n <= 10**9, "a whole number from 1 to 1,000,000,000")
 share = number(float, lambda x: 0 < x < 1, "a number between 0 and 1")
+dollars = number(float, lambda usd: 0 < usd < 1e9, "an amount of US dollars above 0")
+few = number(int, lambda n: 1 <= n <= 100, "a whole number from 1 to 100")

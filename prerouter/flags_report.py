@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prerouter.flags import Parser, age, command, lazy, number, positive, share
+from prerouter.flags import Parser, age, command, dollars, few, lazy, positive, share
 
 
 def report(commands: Any, shared: Parser) -> None:
@@ -46,16 +46,13 @@ def shadow(commands: Any, shared: Parser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="names the sample (default 0)")
     parser.add_argument("--model", metavar="DIR", help="model folder (default: models/champion, else the shipped one)")
     parser.add_argument("--judge", metavar="MODEL", help="default: the first model of the strongest tier")
-    parser.add_argument("--max-usd", type=_dollars, metavar="X", help="what this run may cost at most")
-    parser.add_argument("--concurrency", type=_few, default=4, metavar="N", help="comparisons at a time (default 4)")
+    parser.add_argument("--max-usd", type=dollars, metavar="X", help="what this run may cost at most")
+    parser.add_argument("--concurrency", type=few, default=4, metavar="N", help="comparisons at a time (default 4)")
     parser.add_argument("--local-only", action="store_true", help="compare local decisions alone; ask no classifier")
     parser.add_argument("--estimate", action="store_true", help="say what it may cost; nothing is sent")
     parser.add_argument("--skip-bad", action="store_true", help="leave out broken rows")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=lazy("prerouter.shadow", "run_shadow"))
 
-
-_dollars = number(float, lambda usd: 0 < usd < 1e9, "an amount of US dollars above 0")
-_few = number(int, lambda n: 1 <= n <= 100, "a whole number from 1 to 100")
 
 COMMANDS = (report, shadow)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any, get_args
+from typing import Any, Self, TypeVar, get_args, get_type_hints
 
 import numpy as np
 
@@ -59,18 +59,20 @@ class Pair:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Pair:
+    def from_json(cls, row: Mapping[str, Any]) -> Self:
         """The pair of such a line. Raises ValueError."""
-        kinds: dict[str, Any] = {"routed_first": bool | None, **dict.fromkeys(_NUMBERS, int | float)}
-        for name in (f.name for f in fields(cls)):
-            if not isinstance(row.get(name, ...), kinds.get(name, str)):
+        for name, kind in get_type_hints(cls).items():
+            if not isinstance(row.get(name, ...), _KINDS.get(kind, kind)):
                 raise ValueError(f"`{name}` is missing or of another type")
         if row["outcome"] not in OUTCOMES:
             raise ValueError(f"`outcome` is none of {', '.join(OUTCOMES)}")
         return cls(**{f.name: row[f.name] for f in fields(cls)})
 
 
-_NUMBERS = ("confidence", "routed_usd", "reference_usd", "judge_usd", "at")
+_KINDS: dict[Any, Any] = {Outcome: str, float: int | float, float | None: int | float | None}  # of JSON, by annotation
+
+
+P = TypeVar("P", bound=Pair)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,14 +185,19 @@ _ENDS = (("saved", "share"), ("lower", "lower"), ("upper", "upper"))
 
 def read_pairs(path: Path) -> Iterator[Pair]:
     """The pairs of a file, in order; a last line that was cut off is left out. Raises DataError."""
+    return read_as(Pair, path)
+
+
+def read_as(kind: type[P], path: Path) -> Iterator[P]:
+    """As `read_pairs`, of pairs of one kind."""
     try:
         with open(path, "rb") as file:
-            last = None
+            last: P | DataError | None = None
             for line, row in read_jsonl(iter(file), path):
                 if isinstance(last, DataError):
                     raise last
-                last = row if isinstance(row, DataError) else _pair(row, path, line)
-                if isinstance(last, Pair):
+                last = row if isinstance(row, DataError) else _pair(kind, row, path, line)
+                if isinstance(last, kind):
                     yield last
     except OSError as error:
         raise DataError(f"cannot read it: {error.strerror}", file=path, next_step="check the path") from error
@@ -201,11 +208,11 @@ def dumped(pair: Pair) -> str:
     return json.dumps(pair.to_json(), allow_nan=False) + "\n"
 
 
-def _pair(row: Mapping[str, Any], path: Path, line: int) -> Pair | DataError:
+def _pair(kind: type[P], row: Mapping[str, Any], path: Path, line: int) -> P | DataError:
     try:
-        return Pair.from_json(row)
+        return kind.from_json(row)
     except ValueError as error:
-        step = "name a file that `prerouter shadow` made, or a new one"
+        step = "name a file that this command made, or a new one"
         return DataError(f"not a pair: {error}", file=path, line=line, next_step=step)
 
 

@@ -7,28 +7,24 @@ in random order. Every pair is appended to the file of pairs at once: the same c
 from __future__ import annotations
 
 import argparse
-import asyncio
-import hashlib
-import heapq
 import json
-import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from prerouter.comparing import Answer, Comparer, Made, Question
-from prerouter.errors import ConfigError, DataError, InvalidRequest, UpstreamError
+from prerouter.comparing import Answer, Comparer, Question
+from prerouter.errors import ConfigError, DataError, InvalidRequest
 from prerouter.files import expanded
-from prerouter.flights import Fault
 from prerouter.judge import Judge
 from prerouter.labelrun import in_background
-from prerouter.pairs import Pair, dumped, read_pairs, summary
+from prerouter.pairing import Pairing, drawn, trim
+from prerouter.pairs import Pair, read_pairs, summary
 from prerouter.progress import Progress
 from prerouter.purse import Purse, guessed_tokens
 from prerouter.records import Decision, Usage
@@ -44,7 +40,6 @@ from prerouter.usagelog import UsageRow, read_usage
 RULING_TOKENS = 300  # of the judge's answer, what it thinks included: for the estimate
 CALLS = 8  # of the classifier at a time
 DEADLINE_S = 30.0  # of each
-_STOP = frozenset((401, 402, 403))  # of key or account: no further question can be answered
 
 
 @dataclass(slots=True)
@@ -109,11 +104,13 @@ def _shadowed(router: PreRouter, options: argparse.Namespace) -> Shadow:
     cap = None if options.max_usd is None else Decimal(str(options.max_usd))
     purse, sdk = Purse(cap, Decimal(0)), Sdk(None, None)
     comparer = Comparer(sdk, judge, router.tiers, purse)
-    _trim(output)
+    trim(output)
     with open(output, "a", encoding="utf-8") as out, Progress("comparing", total=max(1, len(questions))) as progress:
-        run = _Run(comparer, found, out, progress, options.concurrency)
-        in_background(partial(run.all, [question for _, question in questions], sdk))
-    found.usd = purse.spent
+        run = Pairing(comparer.compare, out, progress, concurrency=options.concurrency)
+        in_background(partial(run.all, [question for _, question in questions], sdk.close))
+    found.pairs += run.pairs
+    found.made, found.usd = len(run.pairs), purse.spent
+    found.left_out += run.left_out
     return found
 
 
@@ -122,20 +119,20 @@ def sample(file: str, n: int, seed: int, router: PreRouter, *, skip_bad: bool) -
 
     In the order of the file; the same rows for the same seed. Raises DataError.
     """
-    best: list[tuple[int, int, UsageRow]] = []
-    for row in read_usage(file):
-        if isinstance(row, DataError):
-            if skip_bad:
-                continue
-            raise row
-        if not _comparable(row, router):
-            continue
-        place = -int(hashlib.sha256(f"{seed}:{row.line}".encode()).hexdigest()[:15], 16)
-        (heapq.heappush if len(best) < n else heapq.heappushpop)(best, (place, row.line, row))
-    if not best:
+    found = drawn(_rows(file, router, skip_bad), n, seed)
+    if not found:
         step = "log the whole body (`messages`), the answer's `content`, `model` and `usage`"
         raise DataError("no row can be compared", file=file, next_step=step)
-    return [row for _, _, row in sorted(best, key=lambda item: item[1])]
+    return found
+
+
+def _rows(file: str, router: PreRouter, skip_bad: bool) -> Iterator[tuple[int, UsageRow]]:
+    for row in read_usage(file):
+        if isinstance(row, UsageRow):
+            if _comparable(row, router):
+                yield row.line, row
+        elif not skip_bad:
+            raise row
 
 
 def _comparable(row: UsageRow, router: PreRouter) -> bool:
@@ -193,48 +190,3 @@ def _price(router: PreRouter, judge: Judge, row: UsageRow, question: Question) -
     ruling = Usage(round(guessed_tokens(judge.model, said)), RULING_TOKENS)
     full = Answered(router.tiers.model(row.model), row.usage or Usage()).at(other)
     return full + cost(judge.model, ruling)
-
-
-class _Run:
-    """Makes the pairs of one run, several at a time, and appends each to the file as soon as it is there."""
-
-    def __init__(self, comparer: Comparer, found: Shadow, out: TextIO, progress: Progress, at_once: int) -> None:
-        self._comparer, self._found, self._out, self._progress = comparer, found, out, progress
-        self._at_once, self._stopped = at_once, False
-        self._fault: Fault | None = None
-
-    async def all(self, questions: Sequence[Question], sdk: Sdk) -> None:
-        """Make all of them. Raises UpstreamError when Claude answered none."""
-        rest = iter(questions)
-        try:
-            await asyncio.gather(*(self._some(rest) for _ in range(self._at_once)))
-        finally:
-            await sdk.close()
-        if self._fault and not self._found.made:
-            what, step = f"Claude does not answer: {self._fault.told}", "check key, account and network"
-            raise UpstreamError(what, next_step=step, cause=self._fault)
-
-    async def _some(self, rest: Any) -> None:
-        for question in rest:
-            if self._stopped:
-                self._found.left_out["capped" if self._fault is None else "failed"] += 1
-                continue
-            self._note(await self._comparer.compare(question))
-            self._progress.advance(1)
-
-    def _note(self, made: Made) -> None:
-        if made.pair:
-            self._found.pairs.append(made.pair)
-            self._found.made += 1
-            self._out.write(dumped(made.pair))
-            self._out.flush()
-            return
-        self._found.left_out[made.why] += 1
-        self._fault = made.fault or self._fault
-        self._stopped |= made.why == "capped" or bool(made.fault and made.fault.status in _STOP)
-
-
-def _trim(path: Path) -> None:
-    """Take a last line away that a killed run left unfinished."""
-    if path.is_file() and not (data := path.read_bytes()).endswith(b"\n"):
-        os.truncate(path, data.rfind(b"\n") + 1)

@@ -27,13 +27,14 @@ def judged(pairs: Mapping[str, Any]) -> Section:
     groups = {**pairs["by_route"], **({"all": pairs["all"]} if len(pairs["by_route"]) > 1 else {})}
     header = ("route", "pairs", *(name for outcome in OUTCOMES for name in (outcome, "")), "cheaper by", "")
     cells = [
-        (route, count(t["n"]), *(cell for name in OUTCOMES for cell in _share(t[name])), *_share(t["saved"]))
+        (route, count(t["n"]), *(cell for name in OUTCOMES for cell in interval(t[name])), *interval(t["saved"]))
         for route, t in groups.items()
     ]
     return Section(title, _note(pairs), header, cells)
 
 
-def _share(found: Mapping[str, float | None] | None) -> tuple[str, str]:
+def interval(found: Mapping[str, float | None] | None) -> tuple[str, str]:
+    """A share and its interval, as two cells."""
     if found is None:
         return "-", ""
     low, high = found["lower"], found["upper"]
@@ -44,7 +45,7 @@ def _note(pairs: Mapping[str, Any]) -> str:
     parts = [f"Blind, in random order; {LEVEL:.0%} intervals; judged by {', '.join(pairs['judges'])}"]
     place = pairs["first_place"]
     if place:
-        share, between = _share(place)
+        share, between = interval(place)
         parts.append(f"the answer that stood first was the better one in {share} {between} of {place['n']:,} decided")
     parts.append("cheaper by: measured, each model with the tokens that it used itself")
     return "; ".join(parts) + "."

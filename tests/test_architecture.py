@@ -154,8 +154,9 @@ ORDER = [
         "shadowview",
         "stages",
         "sweep",
+        "trials",
     },
-    {"champion", "compare", "findings", "logreader", "report_html"},
+    {"answersview", "champion", "compare", "findings", "logreader", "pairing", "report_html"},
     {"evaluation", "routelog", "training"},
     {
         "audit",
@@ -196,9 +197,9 @@ ORDER = [
     {"middleware", "surface"},
     {"amiddleware"},
     {"dispatch"},
-    {"sending"},
-    {"batchfile"},
-    {"batchcommand"},
+    {"roster", "sending"},
+    {"batchfile", "contest"},
+    {"answers", "batchcommand"},
     {"cli"},
     {"__init__", "__main__"},
 ]
