@@ -34,6 +34,7 @@ SHARES: dict[Part, float] = {"fit": 0.5, "calibrate": 0.1, "certify": 0.4}
 MAX_GATES = 60
 # A gate with its true risk at the limit never passes; at four fifths of it, some 40 errors' worth of rows do.
 ATTAINABLE = 0.8
+PRIOR = 10  # rows; see `needed_rows`
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,28 +238,30 @@ def certify(path: tuple[float, ...], rows: Scored, contract: Contract, provenanc
 
 
 def needed_rows(path: tuple[float, ...], rows: Scored, contract: Contract) -> int:
-    """How many further labelled requests, over all parts, would open the closed gate.
+    """About how many further labelled requests, over all parts, would open the closed gate.
 
-    The gate that failed, the first of the path, is taken with the shares of accepted rows and of errors that certify
-    showed, each smoothed by half a row. The accepted rows at which that many errors pass both tests, divided by the
-    share accepted and by certify's share of all rows, less the rows there are, is the answer while rows are what is
-    missing. Where errors are (more than ATTAINABLE of a limit), that answer would be infinite: the error rate is then
-    taken to fall to ATTAINABLE, as it must before any number of rows helps, and the answer is a lower bound, at least
-    as many rows again as there are: errors fall slowly with the rows to learn from.
+    Of each gate of the path, since with more rows another one comes first: the accepted rows at which the errors that
+    certify showed pass both tests, divided by the share accepted and by certify's share of all rows, less the rows
+    there are. The least of these, which was picked and so flatters: no less than a tenth of the rows there are. Few
+    rows show little, so PRIOR rows are added of which half are accepted, and to these as many, with half of an error,
+    as hold one at the limit. Where errors are what is in the way (more than ATTAINABLE of a limit), no number of rows
+    would do: the error rate is then taken to fall to ATTAINABLE, as it must before any helps, and the answer is a lower
+    bound, at least as many rows again as there are: errors fall slowly with the rows to learn from.
     """
-    gate = tally(rows, path[:1] * len(rows.risk)) if path else Tally(len(rows.truth), 0, 0, 0)
-    missing = _rows_to_pass(gate, contract) - gate.n_rows
-    return max(1, math.ceil((missing if missing > 0 else gate.n_rows) / SHARES["certify"]))
+    gates = [tally(rows, (gate,) * len(rows.risk)) for gate in path] or [Tally(len(rows.truth), 0, 0, 0)]
+    n = len(rows.truth)
+    missing = (_rows_to_pass(gate, contract) - n for gate in gates)
+    return math.ceil(max(min(more if more > 0 else n for more in missing), n / 10, 1) / SHARES["certify"])
 
 
 def _rows_to_pass(gate: Tally, contract: Contract) -> float:
     """Certify rows at which `gate`, with its expected errors, passes."""
-    accepted = (gate.n_accepted + 0.5) / (gate.n_rows + 1)
+    accepted = (gate.n_accepted + PRIOR / 2) / (gate.n_rows + PRIOR)
     kinds = [(gate.n_disagreement, contract.max_disagreement)]
     kinds += [(gate.n_under, contract.max_under)] if contract.max_under is not None else []
     needed = []
     for errors, limit in kinds:
-        rate = min((errors + 0.5) / (gate.n_accepted + 1), ATTAINABLE * limit)
+        rate = min((errors + 0.5) / (gate.n_accepted + 1 / limit), ATTAINABLE * limit)
         sizes = ((k, rows_for(k, limit, contract.confidence)) for k in count())
         needed.append(next(size for k, size in sizes if size * rate <= k + 0.5))
     return max(needed) / accepted

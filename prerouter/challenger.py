@@ -159,6 +159,7 @@ class Build:
             "recipe": asdict(self.recipe) | {"encoder": list(self.recipe.encoder)},
             "seed": self.recipe.seed,
             "row_hashes": overlap.remember(rows.fit_texts),
+            "encoder_hashes": overlap.of_encoders(before),
         }
 
 

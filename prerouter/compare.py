@@ -145,7 +145,7 @@ def _known(sides: Sequence[LocalClassifier], rows: Sequence[Sequence[Example]]) 
     known: set[int] = set()
     unchecked = False
     for local, examples in zip(sides, rows, strict=True):
-        remembered = local.model.training.get("row_hashes")
+        remembered = overlap.of_model(local.model.training)
         unchecked |= remembered is None
         if remembered is not None:
             known |= set(overlap.known([row.request.text for row in examples], remembered))

@@ -74,10 +74,10 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _history() -> list[dict[str, Any]]:
-    """Short requests of labels/examples.jsonl, which the stand-in can tell by their text."""
+    """Short requests that the stand-in can tell by their text; of heldout, for the shipped encoder knows the others."""
     from prerouter.files import shipped
 
-    plain = [row for row in _rows(shipped("labels/examples.jsonl")) if len(row.get("text", "x" * 600)) < 600]
+    plain = [row for row in _rows(shipped("labels/heldout.jsonl")) if len(row.get("text", "x" * 600)) < 600]
     return plain[:HISTORY]
 
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prerouter import modelfolder
+from prerouter import modelfolder, overlap
 from prerouter.encoder import TRANSFORMER_FILES, Encoder, load_encoder
 from prerouter.errors import ConfigError
 from prerouter.files import expanded, shipped
@@ -42,6 +42,16 @@ def candidates(names: Sequence[str], cache: Path) -> list[Candidate]:
     """
     wanted = [known for name in names for known in (list(_shipped()) if name == AUTO else [name])]
     return [_candidate(name, cache) for name in dict.fromkeys(wanted)]
+
+
+def lessons(names: Sequence[str]) -> str:
+    """Hashes (see `overlap.remember`) of the labelled rows that the encoders behind `names` were fine-tuned on.
+
+    What such an encoder says of these rows is better than what it says of others, so they cannot certify. Known are the
+    shipped encoders, wherever they lie, and those of any model folder. Raises ModelFolderError for a broken one.
+    """
+    parts = {part for name in names for part in ([name] if expanded(name).is_dir() else name.split("+"))}
+    return overlap.joined(map(_lessons, sorted(parts)))
 
 
 def exported(source: str | Path, cache: Path) -> Path:
@@ -94,6 +104,20 @@ def _folder(name: str, cache: Path) -> Path:
         # Said here: whoever keeps models by name would be asked for it several times over.
         raise ConfigError("no such folder", where=f"--encoder {name}", next_step="check the path")
     return exported(name, cache)
+
+
+def _lessons(name: str) -> str:
+    if name == AUTO or name in _SHIPPED_FILES:
+        return overlap.of_encoders(modelfolder.load(shipped("models/default")).training)
+    folder = expanded(name).resolve()
+    home = folder.parents[min(2, len(folder.parents) - 1)]  # of `home/stages/0/encoder`
+    if (home / "model.json").is_file():
+        return overlap.of_encoders(modelfolder.load(home).training)
+    if (folder / "encoder.json").is_file() or _is_static(folder):
+        default = modelfolder.load(shipped("models/default"))
+        if load_encoder(folder).fingerprint in {stage.fingerprint for stage in default.stages}:
+            return overlap.of_encoders(default.training)
+    return ""
 
 
 def _shipped() -> dict[str, Path]:

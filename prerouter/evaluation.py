@@ -30,7 +30,7 @@ State = Literal["confirmed", "unconfirmed", "broken"]
 class Evaluation:
     """What came out. `files`: those that were read.
 
-    n_known: rows that the model learnt from; None when its folder does not say.
+    n_known: rows that the model or its encoder learnt from; None when its folder does not say.
     state: what the rows say of the certificate: "broken" when more of their local decisions are wrong than it allows,
         at its own confidence; "confirmed" when not; "unconfirmed" without a valid certificate and when its labeller did
         not label these rows, for then its bound says nothing about them.
@@ -80,7 +80,7 @@ def evaluate(
     novel_label = novel_label or training.get("novel_label")
     rows = read_examples(paths, taxonomy, text_version=local.text_version, novel_label=novel_label)
     _check_some(rows, paths)
-    n_known = _check_overlap(rows, training.get("row_hashes"), allow_overlap)
+    n_known = _check_overlap(rows, overlap.of_model(training), allow_overlap)
     book, requests = PriceBook.load(taxonomy, settings), [row.request for row in rows]
     seen = _look(local, rows)
     bills = figures.bills(seen, requests, book)

@@ -58,7 +58,8 @@ def find(
     if suspects:
         _list(suspects, file)
     every = [example for part in rows.parts.values() for example in part.examples]
-    health = quality.health(rows.taxonomy, table.truth, probabilities)
+    labels = np.concatenate([part.known.truth for part in rows.parts.values()])
+    health = quality.health(rows.taxonomy, table.truth, probabilities, labels)
     return Findings(tuple(suspects), file if suspects else None, quality.ceiling(every), tuple(health))
 
 
@@ -70,7 +71,7 @@ def _out_of_fold(rows: TrainSet, stage: Stage, learnt: Learnt, recipe: Recipe) -
         tables.append(known)
         found.append(certify.softmax(stages.logits(learnt, known) / stage.temperature))
     if learnt.search and learnt.search.logits is not None:
-        searched = stages.sample(rows.parts["fit"].known, recipe.cv_rows, recipe.seed)
+        searched = stages.sample(rows.compared.known, recipe.cv_rows, recipe.seed)
         temperature = certify.fit_temperature(learnt.search.logits, searched.truth)
         tables.append(searched)
         found.append(certify.softmax(learnt.search.logits / temperature))

@@ -40,7 +40,13 @@ def _shares(shares: dict[str, float], intervals: Mapping[str, Any]) -> Figure:
     for place, (name, value) in enumerate(reversed(shares.items())):
         low, high = intervals.get(name) or (value, value)
         axes.errorbar(value, place, xerr=[[max(value - low, 0)], [max(high - value, 0)]], fmt="o", color="C0")
-    axes.set(xlim=(0, 1), yticks=range(len(shares)), yticklabels=[name.replace("_", " ") for name in reversed(shares)])
+        axes.annotate(f"{value:.1%}", (value, place), xytext=(0, 6), textcoords="offset points", ha="center")
+    axes.set(
+        xlim=(-0.03, 1.03),
+        ylim=(-0.5, len(shares) - 0.3),
+        yticks=range(len(shares)),
+        yticklabels=[name.replace("_", " ") for name in reversed(shares)],
+    )
     return figure
 
 
@@ -55,15 +61,20 @@ def _labels(per_label: Mapping[str, Mapping[str, Any]]) -> Figure:
         xlim=(0, 1), yticks=range(len(names)), yticklabels=[f"{name} ({per_label[name]['n']:,})" for name in names]
     )
     axes.invert_yaxis()
-    axes.legend()
+    figure.legend(loc="outside right upper")  # inside it would cover bars
     return figure
 
 
 def _plane(cost: Mapping[str, float], enough: Mapping[str, float]) -> Figure:
     figure, axes = _axes("Cost and quality of every policy", 5)
-    for name, usd in cost.items():
+    width, height = max(cost.values()) or 1.0, (max(enough.values()) - min(enough.values())) or 1.0
+    named: list[tuple[float, float]] = []
+    for name, usd in sorted(cost.items(), key=lambda item: item[1]):
+        at = (usd / width, enough[name] / height)
+        crowd = sum(at[0] - x < 0.25 and abs(at[1] - y) < 0.06 for x, y in named)  # names that this one would cover
+        named.append(at)
         axes.scatter(usd, enough[name], color="C0" if name == "prerouter" else "C7")
-        axes.annotate(name, (usd, enough[name]), xytext=(6, 4), textcoords="offset points")
+        axes.annotate(name, (usd, enough[name]), xytext=(7, -4 - 13 * crowd), textcoords="offset points")
     axes.set(xlabel="US dollars per 1,000 requests", ylabel="share sent to at least the tier that its label needs")
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.25 * width)
     return figure

@@ -92,9 +92,12 @@ def ceiling(examples: Sequence[Example]) -> Ceiling | None:
     return None
 
 
-def health(taxonomy: Taxonomy, truth: Ints, probabilities: Floats | None) -> list[str]:
-    """What is wrong with the labels themselves, one line each. probabilities: of the rows in `truth`, out of fold."""
-    counts = np.bincount(truth, minlength=len(taxonomy.names))
+def health(taxonomy: Taxonomy, truth: Ints, probabilities: Floats | None, every: Ints | None = None) -> list[str]:
+    """What is wrong with the labels themselves, one line each.
+
+    probabilities: of the rows in `truth`, out of fold. every: the labels of all rows, where `truth` has only some.
+    """
+    counts = np.bincount(truth if every is None else every, minlength=len(taxonomy.names))
     if not counts.sum():
         return []
     shares = counts / counts.sum()

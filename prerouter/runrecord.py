@@ -16,7 +16,7 @@ MAX_ENTRIES = 24  # of a mapping: a run with metrics for each of 150 labels cann
 MAX_VALUE = 500  # characters of a parameter; MLflow takes 6,000
 _NOT_IN_NAMES = re.compile(r"[^\w\-. /]+", re.ASCII)
 # Of the training record: what is told elsewhere in the run, or too long for a parameter.
-_ELSEWHERE = ("fingerprint", "files", "candidates", "cross_validation", "row_hashes")
+_ELSEWHERE = ("fingerprint", "files", "candidates", "cross_validation", "row_hashes", "encoder_hashes")
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,9 +56,9 @@ def sample(rows: Table, n: int, seed: int) -> Table:
     return rows.take(np.sort(np.random.default_rng(seed).choice(len(rows.examples), n, replace=False)))
 
 
-def learn(folder: Path, encoder: CachedEncoder, fit: Table, n_labels: int, n_search: int, seed: int) -> Learnt:
-    """A head on the fit rows, its C chosen on at most n_search of them."""
-    found = heads.search(head_rows(sample(fit.known, n_search, seed), encoder), n_labels)
+def learn(folder: Path, encoder: CachedEncoder, fit: Table, searched: Table, n_labels: int) -> Learnt:
+    """A head on the fit rows, its C chosen on those of `searched`."""
+    found = heads.search(head_rows(searched, encoder), n_labels)
     head = heads.fit_head(head_rows(fit, encoder), n_labels, strength=found.strength, signals=found.signals)
     return Learnt(folder, encoder, head, found)
 

@@ -155,9 +155,10 @@ class Chart:
         return parts
 
     def _names(self) -> list[str]:
-        """The marks' texts, each beside its dot and moved down until it covers no other."""
+        """The marks' texts, each beside its dot and moved down until it covers no other and no dot."""
         parts: list[str] = []
-        taken: list[tuple[float, float, float]] = []
+        dots = [self._at(mark.at) for mark in self.marks]
+        taken = [(x - 5, x + 5, y + 4) for x, y in dots]
         named = [mark for mark in self.marks if mark.text]
         for mark in sorted(named, key=lambda mark: self._at(mark.at)[::-1]):
             x, y = self._at(mark.at)

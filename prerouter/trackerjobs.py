@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prerouter import modelfolder, plots
+from prerouter import modelcard, modelfolder, plots
 from prerouter.modelfolder import FolderModel
 from prerouter.runrecord import ID_TAG, RunRecord, run_record
 
@@ -148,7 +148,9 @@ def _log_run(
     client.log_inputs(run_id, datasets=[_dataset(name, rows, record.digest) for name, rows in record.files.items()])
     mlflow.log_dict(model.certificate.to_json(), "certificate.json")
     mlflow.log_dict(dict(model.figures), "figures.json")
-    mlflow.log_dict({key: value for key, value in model.training.items() if key != "row_hashes"}, "training.json")
+    mlflow.log_dict(
+        {key: value for key, value in model.training.items() if not key.endswith("_hashes")}, "training.json"
+    )
     mlflow.log_dict(model.taxonomy.to_dict(), "taxonomy.json")
     mlflow.log_artifact(str(folder / "README.md"))
     for name, plot in plots.drawn(model.figures):
@@ -178,7 +180,7 @@ def _register(client: MlflowClient, model: FolderModel, folder: Path, record: Ru
         copy = Path(beside) / FOLDER
         shutil.copytree(folder, copy)
         info = mlflow.pyfunc.log_model(
-            name="model",
+            name=f"prerouter-{model.model_folder_id}",
             python_model=str(Path(__file__).with_name("mlflow_model.py")),
             artifacts={FOLDER: str(copy)},
             signature=_signature(),
@@ -190,6 +192,7 @@ def _register(client: MlflowClient, model: FolderModel, folder: Path, record: Ru
         )
     mlflow.log_metrics(dict(record.metrics), model_id=info.model_id)
     version = str(info.registered_model_version)
+    client.update_model_version(name, version, modelcard.certificate(model.certificate))
     for key in (ID_TAG, "prerouter.gate", "prerouter.taxonomy", "prerouter.labelled_by"):
         client.set_model_version_tag(name, version, key, record.tags[key])
     return client.get_model_version(name, version)

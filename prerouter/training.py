@@ -112,7 +112,6 @@ def train(
     novel_label: rows with it belong to no class; they set and test the guard. test: rows that are only measured.
     certify_on: rows that take the place of the certify part. recipe: a TOML file; changes: fields of `recipe.Recipe`,
     such as encoder="minilm" or max_under=0.02. track: log it to MLflow, if that is installed.
-
     Raises DataError with file and line, ConfigError, ModelFolderError, MissingExtraError. A closed gate is no error.
     """
     heads.check_extra()
@@ -125,6 +124,7 @@ def train(
         novel_label=novel_label,
         test=_paths(test),
         certify_on=_paths(certify_on),
+        learnt="" if made.finetune else encoders.lessons(made.encoder),
         most=made.most(ordered=labels is not None and labels.ordered),
         seed=made.seed,
     )
@@ -183,22 +183,25 @@ class _Workshop:
         best = min(range(len(found)), key=lambda i: _order(candidates[i]["log_loss"])) if candidates else 0
         chosen, cached = found[best]
         learnt = tuple(
-            stages.learn(folder, encoder, self.rows.parts["fit"], n_labels, self.recipe.cv_rows, self.recipe.seed)
+            stages.learn(folder, encoder, self.rows.parts["fit"], self._sample(self.recipe.cv_rows), n_labels)
             for folder, encoder in zip(chosen.folders, cached, strict=True)
         )
         return chosen.name, learnt, candidates
 
     def _compared(self, name: str, encoder: CachedEncoder) -> Mapping[str, Any]:
         """A candidate's cross-validation; of two stages the last one's, which has the last word."""
-        fit = stages.sample(self.rows.parts["fit"].known, self.recipe.compare_rows, self.recipe.seed)
-        found = heads.search(stages.head_rows(fit, encoder), len(self.rows.taxonomy.names))
+        rows = self._sample(self.recipe.compare_rows)
+        found = heads.search(stages.head_rows(rows, encoder), len(self.rows.taxonomy.names))
         return {
             "name": name,
             "C": found.strength,
             "log_loss": found.loss,
             "accuracy": found.accuracy,
-            "rows": len(fit.truth),
+            "rows": len(rows.truth),
         }
+
+    def _sample(self, n: int) -> Table:
+        return stages.sample(self.rows.compared.known, n, self.recipe.seed)
 
     def _certified(self, learnt: Sequence[Learnt]) -> FolderModel:
         parts, taxonomy = self.rows.parts, self.rows.taxonomy
@@ -248,7 +251,14 @@ class _Workshop:
             "recipe": asdict(self.recipe) | {"encoder": list(self.recipe.encoder)},
             "seed": self.recipe.seed,
             "row_hashes": overlap.remember(texts),
+            "encoder_hashes": self._lessons(name),
         }
+
+    def _lessons(self, name: str) -> str:
+        """Of the rows that the encoder learnt from, in this training or before."""
+        if self.recipe.finetune:
+            return overlap.remember(self.rows.parts["fit"].texts)
+        return encoders.lessons((name,))
 
 
 def _order(loss: float | None) -> float:

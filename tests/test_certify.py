@@ -202,6 +202,19 @@ def test_needed_rows_open_the_gate_when_they_come() -> None:
     assert sum(too_few) < sum(opened)
 
 
+@pytest.mark.parametrize("n", [0, 8, 80])
+def test_from_few_rows_the_guess_is_of_the_right_size(n: int) -> None:
+    """The same model with rows to spare opens its gate at some 400 certify rows, which is 1,000 of all parts."""
+    contract, path = Contract(0.05, 0.10), certify.propose_path(population(400, 9)[0], Contract(0.05, 0.10))
+    opened = [
+        certify.certify(path, population(400, seed)[0], contract, PROVENANCE).certificate.valid
+        for seed in range(100, 120)
+    ]
+    assert sum(opened) >= 5
+    rows = population(80, 8)[0].take(np.arange(n))
+    assert 100 < certify.needed_rows(path, rows, contract) < 2000
+
+
 def test_needed_rows_is_finite_for_a_hopeless_model() -> None:
     rng = np.random.default_rng(10)
     rows = Scored(rng.random((1, 300)), rng.integers(0, 3, (1, 300)), rng.integers(0, 3, 300))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from prerouter import encoders
+from prerouter import encoders, modelfolder, overlap
 from prerouter.errors import ConfigError, ModelFolderError, PreRouterError
 from prerouter.files import shipped
 
+ROOT = Path(__file__).parent.parent
 STATIC = shipped("models/default") / "stages" / "0" / "encoder"
 
 
@@ -69,3 +72,21 @@ def test_what_is_fine_tuned() -> None:
     for name in ("static", "transformer", "static+minilm"):
         with pytest.raises(ConfigError, match="cannot be fine-tuned"):
             encoders.source_of(name)
+
+
+def test_the_rows_that_an_encoder_was_fine_tuned_on_are_known_wherever_it_lies(tmp_path: Path) -> None:
+    (row, *_) = (ROOT / "labels" / "examples.jsonl").read_text("utf-8").splitlines()
+    text = json.loads(row)["text"]
+    shutil.copytree(STATIC, tmp_path / "elsewhere")
+    for name in ("auto", "static", "transformer", "minilm+static", str(STATIC), str(tmp_path / "elsewhere")):
+        assert overlap.known([text, "new to everyone"], encoders.lessons([name])) == [0], name
+    assert encoders.lessons(["minilm", "some/model", str(tmp_path / "none")]) == ""
+
+
+def test_of_a_trained_folder_the_encoders_rows_count_and_not_the_heads(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    model = modelfolder.load(shipped("models/default"))
+    training = {"row_hashes": overlap.remember(["the head's"]), "encoder_hashes": overlap.remember(["the encoder's"])}
+    modelfolder.save(folder, replace(model, training=training), "A card.")
+    found = encoders.lessons([str(folder / "stages" / "0" / "encoder")])
+    assert overlap.known(["the head's", "the encoder's"], found) == [1]

@@ -54,3 +54,23 @@ def test_no_text_can_be_read_from_it() -> None:
 def test_broken_hashes_are_refused_with_the_next_step(broken: str) -> None:
     with pytest.raises(ModelFolderError, match="allow-overlap"):
         known(["a"], broken)
+
+
+def test_several_memories_are_one() -> None:
+    one, other = remember(["a", "b"]), remember(["b", "c"])
+    assert overlap.joined([one, other]) == remember(["a", "b", "c"])
+    assert overlap.joined([]) == overlap.joined(["", ""]) == ""
+
+
+def test_a_model_knows_its_own_rows_and_its_encoders() -> None:
+    head, encoder = remember(["of the head"]), remember(["of the encoder"])
+    made = {"row_hashes": head, "encoder_hashes": encoder}
+    assert known(["of the head", "of the encoder", "of neither"], overlap.of_model(made) or "") == [0, 1]
+    assert overlap.of_encoders(made) == encoder
+    assert overlap.of_model({}) is None
+
+
+def test_where_rows_of_head_and_encoder_are_not_told_apart_all_are_the_encoders() -> None:
+    assert overlap.of_encoders({"row_hashes": remember(["a"])}) == remember(["a"])
+    assert overlap.of_encoders({"row_hashes": remember(["a"]), "encoder_hashes": ""}) == ""
+    assert overlap.of_encoders({}) == ""

@@ -92,6 +92,8 @@ def test_an_ordered_label_needs_fifty_rows_and_one_per_cent() -> None:
     assert "'complex' (100)" in line
     assert quality.health(taxonomy, np.array([0] * 500 + [1] * 500 + [2] * 50), None) == []
     assert quality.health(taxonomy, np.array([], np.int64), None) == []
+    some, every = np.array([0] * 5 + [1] * 5 + [2] * 5), np.array([0] * 50 + [1] * 50 + [2] * 50)
+    assert quality.health(taxonomy, some, None, every) == []
 
 
 def _unordered(n: int) -> Taxonomy:

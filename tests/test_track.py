@@ -13,15 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import joblib  # type: ignore[import-untyped]
+import numpy as np
 import pytest
 from model_help import rows, save, workspace
 from test_runrecord import FIGURES, TRAINING
 
 from prerouter import registry, tracker
 from prerouter.errors import ConfigError, ModelFolderError
+from prerouter.files import shipped
+from prerouter.local import LocalClassifier
 from prerouter.promote import promote, rollback
 from prerouter.router import PreRouter
 from prerouter.settings import Settings, load_settings
+from prerouter.text import render
 from prerouter.track import RunInfo, track
 
 PATIENT = "[track]\ntimeout_s = 3600\n"  # a busy machine is not a defect
@@ -232,3 +237,25 @@ def test_a_registry_that_fails_leaves_what_it_said_last_and_does_not_stop_a_roll
     assert found.promoted
     assert os.readlink(copied.resolve("models/champion")) == "a"
     assert "aliases are as before" in found.hints[0]
+
+
+def test_a_folder_with_two_stages_goes_in_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(("MLFLOW_", "PREROUTER_"))]:
+        monkeypatch.delenv(name)
+    settings, folder = workspace(tmp_path / "ws", PATIENT), shipped("models/default")
+    version = track(folder, settings).version
+    [plots] = settings.state_dir.rglob("plots")
+    assert {path.name for path in plots.iterdir()} == {"shares.png", "labels.png", "cost.png"}
+    texts, local = ["What is 2 + 2?", "Prove that no entry of the ledger is lost."], LocalClassifier.load(folder)
+    wanted = local.probabilities([render(text) for text in texts])
+    for i in range(2):
+        pipeline = joblib.load(plots.parent / "sklearn" / f"pipeline-{i}.joblib")
+        assert pipeline.predict_proba(texts) == pytest.approx(np.array([p[i] for p in wanted]), abs=1e-5)
+    with PreRouter.load(f"models:/prerouter/{version}", settings=settings) as router:
+        assert router.local.probabilities([render(text) for text in texts]) == wanted
+    [kept] = settings.state_dir.rglob(f"registry/{local.model_folder_id}")
+    with (kept / "stages" / "1" / "encoder" / "model.onnx").open("r+b") as file:
+        file.seek(1_000_000)
+        file.write(b"tampered")
+    with pytest.raises(ModelFolderError, match="damaged"):
+        LocalClassifier.load(kept)

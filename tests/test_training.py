@@ -327,6 +327,19 @@ def test_fine_tuning_makes_a_stage_of_its_own(tmp_path: Path, settings: Settings
     assert (found.folder / "stages" / "0" / "encoder" / "model.onnx").is_file()
 
 
+def test_what_the_encoder_was_fine_tuned_on_certifies_nothing(place: Path, settings: Settings) -> None:
+    root = Path(__file__).parent.parent
+    files = [root / "labels" / name for name in ("examples.jsonl", "heldout.jsonl")]
+    found = train(files, place / "models" / "known", encoder="static", track=False, settings=settings)
+    record, n_known = found.model.training, len(files[0].read_text("utf-8").splitlines())
+    assert record["known_to_encoder"] == n_known
+    assert record["rows"]["calibrate"] + record["rows"]["certify"] < len(files[1].read_text("utf-8").splitlines())
+    alone = train(files[0], place / "models" / "all known", encoder="static", track=False, settings=settings)
+    assert (alone.figures.gate, alone.figures.n, alone.model.certificate.n_certify) == ("closed", 0, 0)
+    with pytest.raises(DataError, match=f"{n_known} of {n_known} rows are in the training data"):
+        prerouter.evaluate(place / "models" / "mine", files[0], settings=settings)
+
+
 def _spelled(text: str) -> str:
     """Numbers in letters, so that rows are no duplicates."""
     return "".join(chr(97 + int(c)) if c.isdigit() else c for c in text)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import synthetic
 
-from prerouter import trainset
+from prerouter import overlap, trainset
 from prerouter.errors import DataError
 from prerouter.taxonomy import Taxonomy
 from prerouter.trainset import TrainSet
@@ -164,3 +164,39 @@ def test_a_table_gives_its_columns(tmp_path: Path) -> None:
     assert table.signals.dtype == table.weights.dtype == np.float32
     assert table.weights.tolist() == [2.0] * n
     assert table.take(np.array([1, 0])).texts == table.texts[1::-1]
+
+
+def test_rows_that_the_encoder_knows_teach_and_do_nothing_else(tmp_path: Path) -> None:
+    rows = synthetic.rows(800)
+    for i, row in enumerate(rows[:4]):
+        row["group"] = f"chat {i // 2}"
+    taught = [rows[0], *rows[4:200]]
+    found = _load(tmp_path, rows, learnt=overlap.remember(row["text"] for row in taught))
+    texts, known = _texts(found), {row["text"] for row in taught} | {rows[1]["text"]}  # of one conversation
+    assert known <= texts["fit"]
+    assert not known & (texts["calibrate"] | texts["certify"])
+    assert len(texts["certify"]) > 100
+    assert not known & set(found.compared.texts)
+    assert set(found.compared.texts) | known == texts["fit"]
+    assert found.record["known_to_encoder"] == 198
+    assert any(note.startswith("198 rows are known to the encoder") for note in found.notes)
+
+
+def test_where_the_encoder_knows_nearly_all_rows_they_choose_c_all_the_same(tmp_path: Path) -> None:
+    rows = synthetic.rows(100)
+    found = _load(tmp_path, rows, learnt=overlap.remember(row["text"] for row in rows[2:]))
+    assert found.compared is found.parts["fit"]
+
+
+def test_held_out_rows_that_the_encoder_knows_are_left_out(tmp_path: Path) -> None:
+    rows, held = synthetic.rows(100), synthetic.rows(20, seed=9)
+    test = synthetic.write(tmp_path / "test.jsonl", held)
+    learnt = overlap.remember(row["text"] for row in held[:15])
+    found = _load(tmp_path, rows, test=[test], learnt=learnt)
+    assert found.test is not None
+    assert found.test.texts == [row["text"] for row in held[15:]]
+    certified = _load(tmp_path, rows, certify_on=[test], learnt=learnt)
+    assert certified.parts["certify"].texts == [row["text"] for row in held[15:]]
+    with pytest.raises(DataError, match="20 rows, all in the training data of the encoder") as error:
+        _load(tmp_path, rows, test=[test], learnt=overlap.remember(row["text"] for row in held))
+    assert (error.value.file, "--encoder minilm" in error.value.next_step) == (str(test), True)

@@ -73,7 +73,7 @@ def test_the_wheel_carries_types_prompts_prices_model_and_taxonomy(wheel: Path) 
         "tiers.toml",
         "demo.jsonl",
         "shipped/labels/complexity.toml",
-        "shipped/labels/examples.jsonl",
+        "shipped/labels/heldout.jsonl",
         "shipped/training/default.toml",
     }
     assert {f"prerouter/{name}" for name in wanted} <= names
