@@ -73,9 +73,14 @@ class Report:
     actions: Mapping[str, int] = field(default_factory=dict)
 
     @property
+    def billed_usd(self) -> Decimal:
+        """All that was billed, as far as it was told."""
+        return self.total.usd + self.late_usd + self.aside_usd
+
+    @property
     def saved_usd(self) -> Decimal:
-        """Against always using the top tier, net; see `Line`."""
-        return self.total.saved_usd - self.late_usd - self.aside_usd
+        """Against always using the top tier, net of all that was billed."""
+        return self.total.baseline_usd - self.billed_usd
 
     @property
     def also_share(self) -> float:
@@ -199,7 +204,7 @@ def _is_untold(attempt: Attempt) -> bool:
     return attempt.outcome in _UNTOLD and attempt.usage == Usage()
 
 
-_SUMS = ("classifier_usd", "wasted_usd", "late_usd", "aside_usd", "saved_usd")
+_SUMS = ("billed_usd", "classifier_usd", "wasted_usd", "late_usd", "aside_usd", "saved_usd")
 _GROUPS = ("by_tier", "by_model", "by_label", "by_tag")
 
 
@@ -210,7 +215,7 @@ def _headline(report: Report) -> list[str]:
     late = f", too late {_usd(report.late_usd)}" if report.late_usd else ""
     aside = f", audits {_usd(report.aside_usd)}" if report.aside_usd else ""
     untold = f"; {report.untold:,} bills never came" if report.untold else ""
-    costs = f"{_usd(total.usd)} instead of {_usd(total.baseline_usd)}{less}"
+    costs = f"{_usd(report.billed_usd)} instead of {_usd(total.baseline_usd)}{less}"
     return [
         f"prerouter: {total.requests:,} requests{failed}: {costs}",
         f"  of which classifying {_usd(report.classifier_usd)}, failed {_usd(report.wasted_usd)}{late}{aside}{untold}",

@@ -86,7 +86,7 @@ class Caller:
 
     def spent(self) -> Decimal:
         """US dollars as we counted them, those of classifier calls that came too late and of audits included."""
-        usd: Decimal = self.report.total.usd + self.report.late_usd + self.report.aside_usd
+        usd: Decimal = self.report.billed_usd
         return usd
 
 

@@ -389,6 +389,7 @@ def test_a_request_that_is_given_back_goes_elsewhere_and_is_a_label(
         "llm",
         "debugging",
     )
+    assert [(found.label, found.origin) for found in log.labels()] == [("debugging", "rejection")]
 
 
 def test_the_second_one_cannot_give_it_back_too(client: Dispatch, claude: FakeClaude) -> None:
