@@ -118,9 +118,9 @@ def faulty(dice: random.Random) -> Callable[[], str]:
 @pytest.mark.parametrize(
     ("rpm", "concurrency", "mean_s", "n"),
     [
-        (1200, 200, 0.5, 3000),  # the rate limits: 20 a second
-        (60_000, 10, 0.5, 3000),  # the open calls limit: 20 a second
-        (60_000, 20, 2.0, 2000),
+        (1200, 200, 0.5, 1500),  # the rate limits: 20 a second
+        (60_000, 10, 0.5, 1500),  # the open calls limit: 20 a second
+        (60_000, 20, 2.0, 1000),
         (600, 50, 0.2, 1500),
     ],
 )

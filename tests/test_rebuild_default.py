@@ -28,7 +28,7 @@ from plan import Plan, Run  # noqa: E402
 
 TELLING = {"simple": "cat", "moderate": "mat", "complex": "sat"}
 FILLER = ("the", "of", "naive", "café", "£", "α", ".", "!")
-N_ROWS = 260  # of each file: with fewer the gate stays closed
+N_ROWS = 150  # of each file: with fewer the gate stays closed
 RUNS = (Run(0, (), n_injected=6), Run(1, (), n_injected=6))
 QUICK = Recipe(epochs=8, rate=3e-3, layer_decay=1.0, head_rate=1e-2)
 

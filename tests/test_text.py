@@ -60,7 +60,7 @@ QUESTION = "Which of these two contracts lets us leave earlier?"
 # Every legal body.
 
 
-@settings(parent=QUIET, max_examples=10_000)
+@settings(parent=QUIET, max_examples=2_000)
 @given(BODIES)
 def test_every_body_of_the_sdks_types_renders(body: dict[str, Any]) -> None:
     request = render(body)
