@@ -7,11 +7,13 @@ Texts are held in memory until their label is there, and no longer.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import queue
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -36,6 +38,7 @@ FLOOR = 1e-4  # of the coin: one request in ten thousand is audited at any traff
 ADAPT_S = 30.0  # seconds between two looks at traffic and spending
 HOUR_S = 3600.0
 PRICE = 0.001  # US dollars that a call under way is taken to cost: a text of 10,000 tokens
+EXIT_S = 2.0  # at the end of a process whose router was not closed
 MIN_PRICED = 20  # audits whose mean cost is taken for the next one's
 DEADLINE_S = 30.0  # seconds that an audit may take: nobody waits for it
 IDLE_S = 10.0  # seconds without an audit after which a thread ends
@@ -87,6 +90,13 @@ class _Work:
         self.given_up.set()
 
 
+def _end(lane: weakref.ref[AuditLane]) -> None:
+    """Python breaks daemon threads off at exit; one that is in C++ code, loading a stage, would abort the process."""
+    found = lane()
+    if found:
+        found.close(EXIT_S)
+
+
 class AuditLane:
     """Labels heads rows. Thread-safe; safe after fork, where what waited belongs to the parent.
 
@@ -103,6 +113,7 @@ class AuditLane:
         self._n_threads = min(MAX_THREADS, -(-settings.rpm // ONE_THREAD_RPM))
         self._work, self._log = _Work(), cast("RouteLog | None", None)
         self._seen, self._looked_at, self.missed, self._failing = 0, 0.0, 0, False
+        self._hooked = False
 
     @classmethod
     def load(
@@ -133,6 +144,9 @@ class AuditLane:
         self, log: RouteLog, row: RowRef, request: Request, local: LocalClassifier, scores: Scores | None, by: Decision
     ) -> None:
         """Audit the heads row `row` of `log` later; returns at once. scores: what the stages asked so far say."""
+        if not self._hooked:  # after the log's own hook, which then runs later and stores what comes of this one
+            self._hooked = True
+            atexit.register(_end, weakref.ref(self))
         work = self._own_work()
         self._log = log
         if work.queue.qsize() >= self._settings.queue:

@@ -5,10 +5,12 @@ No thread waits between looks: an idle process has none, and a forked child star
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 
 
@@ -25,6 +27,7 @@ class Lookout:
         self._due = float("inf")
         self._thread: threading.Thread | None = None
         self._lock, self._pid = threading.Lock(), os.getpid()
+        atexit.register(_end, weakref.ref(self))
 
     def add(self, look: Callable[[], None]) -> None:
         """Have `look` made from now on."""
@@ -67,3 +70,10 @@ class Lookout:
                 if look not in self._failing:
                     self._failing.add(look)
                     logging.getLogger("prerouter").warning("a look at what may have changed failed", exc_info=True)
+
+
+def _end(lookout: weakref.ref[Lookout]) -> None:
+    """Let a look end: Python breaks daemon threads off at exit, and C++ code that one is in then aborts the process."""
+    found = lookout()
+    if found:
+        found.wait()

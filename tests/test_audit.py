@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -256,3 +258,20 @@ def _waited(condition: Any, seconds: float = 20.0) -> bool:
     while not condition() and time.monotonic() < until:
         time.sleep(0.01)
     return bool(condition())
+
+
+EXITS = """
+import sys
+from pathlib import Path
+from prerouter import PreRouter, RouteLog
+log = RouteLog.open(Path(sys.argv[1]))
+router = PreRouter.load(log=log, settings={"audit": {"rate": 1.0}})
+router.decide("What is 2 + 2?")
+"""
+
+
+@pytest.mark.parametrize("run", range(3))
+def test_a_process_that_closes_nothing_ends_well(tmp_path: Path, run: int) -> None:
+    """A thread that was broken off while it loaded the second stage aborted the process."""
+    done = subprocess.run([sys.executable, "-c", EXITS, str(tmp_path / "routes.db")], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
